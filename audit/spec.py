@@ -1,0 +1,187 @@
+"""The job specification: one canonical JSON document whose SHA-256 is the job's identity.
+
+All three wings read it: a node to decide, the coordinator to direct, an auditor to check what was allowed.  The bytes that were signed are
+what is hashed; a document that is not canonical (RFC 8785) or holds an unknown key is refused.  Non-integers are decimal strings, so
+that no two JSON libraries can disagree about a number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Literal
+
+import rfc8785
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from audit.errors import UsageError
+
+SPEC_VERSION = 1
+SPEC_BYTES_MAX = 256 * 2**10
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+"""Names of parties and coordinators: lower case, digits, hyphens; they also serve as TLS host names."""
+
+Column = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+def _decimal(text: str) -> str:
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        raise ValueError(f"{text!r} is not a decimal number") from None
+    if not value.is_finite():
+        raise ValueError(f"{text!r} is not a finite number")
+    return text
+
+
+DecimalText = Annotated[str, StringConstraints(max_length=40), AfterValidator(_decimal)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Party(_Strict):
+    """One of the two data parties and what it brings."""
+
+    name: Name
+    role: Literal["bank", "platform"]
+    dataset: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+    features: Annotated[list[Column], Field(min_length=1, max_length=4096)]
+
+
+class Label(_Strict):
+    """The label: a two-valued column of the label holder."""
+
+    column: Column
+
+
+class Align(_Strict):
+    """How the shared customers are found (protocols.md, section 1)."""
+
+    method: Literal["curve"] = "curve"
+    normalise: Annotated[str, StringConstraints(pattern=r"^(exact|casefold|digits|sha256|email|phone-e164:[A-Z]{2})$")] = "casefold"
+    minimum: Annotated[int, Field(ge=1)] = 1000
+
+
+class Model(_Strict):
+    """The model's options (protocols.md, section 5)."""
+
+    kind: Literal["logistic"] = "logistic"
+    l2: DecimalText = "0.0001"
+    rounds: Annotated[int, Field(ge=1, le=64)] = 8
+    tolerance: DecimalText = "0.000002"
+    key_bits: Annotated[int, Field(ge=512, le=8192)] = 3072
+    holdout: DecimalText = "0.2"
+    lookup_entries: Literal[32, 64, 128] = 64
+    bands: Annotated[int, Field(ge=4, le=128)] = 40
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Model:
+        if not 0 <= Decimal(self.holdout) < 1:
+            raise ValueError("holdout must be at least 0 and below 1")
+        if Decimal(self.l2) < 0:
+            raise ValueError("l2 must not be negative")
+        if Decimal(self.tolerance) <= 0:
+            raise ValueError("tolerance must be above 0")
+        if self.key_bits % 256:
+            raise ValueError("key_bits must be a multiple of 256")
+        return self
+
+
+class Disclose(_Strict):
+    """What may be disclosed beyond the fixed table of protocols.md: to whom the label holder may send aggregates of the evaluation."""
+
+    aggregates_to_feature_holder: bool = True
+    aggregates_to_coordinator: bool = True
+
+
+class JobSpec(_Strict):
+    """A whole job.  ``nonce`` makes each submission a job of its own."""
+
+    v: Literal[1] = 1
+    kind: Literal["train"] = "train"
+    title: Annotated[str, StringConstraints(max_length=200)] = ""
+    nonce: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+    coordinator: Name
+    label_holder: Party
+    feature_holder: Party
+    label: Label
+    align: Align = Align()
+    model: Model = Model()
+    disclose: Disclose = Disclose()
+
+    @model_validator(mode="after")
+    def _two_parties(self) -> JobSpec:
+        if self.label_holder.name == self.feature_holder.name:
+            raise ValueError("label_holder and feature_holder must be two different parties")
+        if self.label_holder.role == self.feature_holder.role:
+            raise ValueError("one party must be the bank and the other the platform")
+        if self.label.column in self.label_holder.features:
+            raise ValueError(f"the label column {self.label.column!r} must not be among the label holder's features")
+        for party in (self.label_holder, self.feature_holder):
+            if len(set(party.features)) != len(party.features):
+                raise ValueError(f"{party.name}: a feature is named twice")
+        return self
+
+    def canonical(self) -> bytes:
+        """The bytes that are hashed and signed (RFC 8785)."""
+        return rfc8785.dumps(self.model_dump(mode="json"))
+
+    def identity(self) -> str:
+        """SHA-256 of :meth:`canonical`, hex: the job's identity."""
+        return hashlib.sha256(self.canonical()).hexdigest()
+
+    def party(self, name: str) -> Party:
+        """The party called ``name``."""
+        for party in (self.label_holder, self.feature_holder):
+            if party.name == name:
+                return party
+        raise UsageError(
+            "spec.not_a_party",
+            f"{name!r} is no party of this job ({self.label_holder.name}, {self.feature_holder.name}).",
+            remedy="Name this node in the specification or run it on the node it names.",
+        )
+
+    def peer_of(self, name: str) -> Party:
+        """The other party than ``name``."""
+        return self.feature_holder if self.party(name) is self.label_holder else self.label_holder
+
+
+def parse_spec(data: bytes) -> JobSpec:
+    """Read a canonical job specification.
+
+    Raises:
+        UsageError: ``spec.too_large``, ``spec.invalid`` (names the key and the reason), ``spec.not_canonical``.
+    """
+    if len(data) > SPEC_BYTES_MAX:
+        raise UsageError(
+            "spec.too_large",
+            f"The job specification has {len(data)} bytes; at most {SPEC_BYTES_MAX} are read.",
+            remedy="Name fewer columns.",
+        )
+    try:
+        spec = JobSpec.model_validate_json(data)
+    except ValidationError as error:
+        raise UsageError(
+            "spec.invalid",
+            "The job specification is not valid: " + explain(error),
+            remedy="Correct the keys named here; `isthmus-coordinator submit --help` lists them all.",
+        ) from None
+    if spec.canonical() != data:
+        raise UsageError(
+            "spec.not_canonical",
+            "The job specification is not in canonical form (RFC 8785, every key present).",
+            remedy="Submit it through `isthmus-coordinator submit`, which writes the canonical form.",
+        )
+    return spec
+
+
+def explain(error: ValidationError) -> str:
+    """A pydantic error as one readable line: key, reason; never the input values."""
+    parts = []
+    for item in error.errors(include_url=False, include_input=False, include_context=False):
+        where = ".".join(str(p) for p in item["loc"]) or "document"
+        parts.append(f"{where}: {item['msg'].removeprefix('Value error, ')}")
+    return "; ".join(parts)

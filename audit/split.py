@@ -1,0 +1,30 @@
+"""The public coin that holds rows out: anyone who knows the job's hash and the number of shared rows can recompute it."""
+
+from __future__ import annotations
+
+import hashlib
+from decimal import Decimal
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def holdout_rows(job: str, rows: int, fraction: Decimal) -> NDArray[np.bool_]:
+    """Which of the aligned rows are held out of training.
+
+    Row ``i`` is held out when the ``i``-th big-endian 64-bit word of SHAKE-256("isthmus holdout v1" | job) is below ``fraction * 2**64``.  The
+    job's hash is fixed before any party knows the aligned order, so neither can choose which customers are held out.
+
+    Args:
+        job: SHA-256 of the job specification, hex.
+        rows: number of aligned rows.
+        fraction: held-out share, 0 <= fraction < 1.
+
+    Returns:
+        Boolean array of shape (rows,), true where held out.
+    """
+    words = np.frombuffer(hashlib.shake_256(b"isthmus holdout v1\x00" + job.encode()).digest(8 * rows), dtype=">u8")
+    threshold = int(fraction * 2**64)
+    if threshold == 0:
+        return np.zeros(rows, dtype=bool)
+    return words < np.uint64(threshold)

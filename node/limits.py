@@ -1,0 +1,41 @@
+"""Every bound of the node, in one place; each is checked before memory is allocated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on what a peer, a file or a job may ask of this node.
+
+    All sizes are bytes or counts.  A protocol receives its limits as a parameter; nothing reads a global.
+    """
+
+    message_bytes: int = 8 * 2**20
+    """Largest serialised peer message."""
+    psi_elements: int = 200_000_000
+    """Most identifiers one side may declare."""
+    psi_batch: int = 16_384
+    """Identifiers in one alignment message."""
+    ciphertext_batch: int = 256
+    """Ciphertexts in one message (at 3072 bits: 768 bytes each)."""
+    lookup_batch: int = 4_096
+    """Rows in one lookup message (at 64 entries of 8 bytes: 2 MiB)."""
+    vector_batch: int = 65_536
+    """Entries in one message of masked vector entries."""
+    columns: int = 4_096
+    """Most encoded feature columns one party may declare."""
+    rounds: int = 64
+    """Most rounds of one training."""
+    key_bits_min: int = 2048
+    """Smallest Paillier modulus accepted from a peer outside tests."""
+    key_bits_max: int = 8192
+    """Largest Paillier modulus accepted from a peer."""
+    spec_bytes: int = 256 * 2**10
+    """Largest job specification."""
+    send_queue: int = 4
+    """Messages waiting for the network before the protocol blocks (back-pressure)."""
+
+
+LIMITS = Limits()

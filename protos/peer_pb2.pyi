@@ -1,0 +1,306 @@
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Frame(_message.Message):
+    __slots__ = ("open", "data", "abort")
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    ABORT_FIELD_NUMBER: _ClassVar[int]
+    open: Open
+    data: Data
+    abort: Abort
+    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., data: _Optional[_Union[Data, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ...) -> None: ...
+
+class Open(_message.Message):
+    __slots__ = ("protocol", "party", "job", "step", "attempt", "round")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    PARTY_FIELD_NUMBER: _ClassVar[int]
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    party: str
+    job: str
+    step: str
+    attempt: int
+    round: int
+    def __init__(self, protocol: _Optional[int] = ..., party: _Optional[str] = ..., job: _Optional[str] = ..., step: _Optional[str] = ..., attempt: _Optional[int] = ..., round: _Optional[int] = ...) -> None: ...
+
+class Data(_message.Message):
+    __slots__ = ("type", "seq", "payload")
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    type: str
+    seq: int
+    payload: bytes
+    def __init__(self, type: _Optional[str] = ..., seq: _Optional[int] = ..., payload: _Optional[bytes] = ...) -> None: ...
+
+class Abort(_message.Message):
+    __slots__ = ("code",)
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    code: str
+    def __init__(self, code: _Optional[str] = ...) -> None: ...
+
+class PsiStart(_message.Message):
+    __slots__ = ("elements",)
+    ELEMENTS_FIELD_NUMBER: _ClassVar[int]
+    elements: int
+    def __init__(self, elements: _Optional[int] = ...) -> None: ...
+
+class MaskedPoints(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class DoublyMasked(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class PaillierKey(_message.Message):
+    __slots__ = ("bits", "modulus", "h_s")
+    BITS_FIELD_NUMBER: _ClassVar[int]
+    MODULUS_FIELD_NUMBER: _ClassVar[int]
+    H_S_FIELD_NUMBER: _ClassVar[int]
+    bits: int
+    modulus: bytes
+    h_s: bytes
+    def __init__(self, bits: _Optional[int] = ..., modulus: _Optional[bytes] = ..., h_s: _Optional[bytes] = ...) -> None: ...
+
+class JobFigures(_message.Message):
+    __slots__ = ("rows", "columns", "base_rate")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    BASE_RATE_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    columns: int
+    base_rate: str
+    def __init__(self, rows: _Optional[int] = ..., columns: _Optional[int] = ..., base_rate: _Optional[str] = ...) -> None: ...
+
+class RowMasks(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class RowProducts(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class ColumnMasks(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class ColumnProducts(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class PreconditionerMasks(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class PreconditionerProducts(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class MaskedWeights(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class MaskedResiduals(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class FirstResiduals(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class MaskedGradients(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class BaseOtChoices(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class BaseOtReplies(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class OtColumns(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class LookupTables(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class DotOperands(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class DotResults(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class InnerProductParts(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class WeightShares(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class BandTables(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class Aggregates(_message.Message):
+    __slots__ = ("auc", "ks", "log_loss", "base_rate", "rows")
+    AUC_FIELD_NUMBER: _ClassVar[int]
+    KS_FIELD_NUMBER: _ClassVar[int]
+    LOG_LOSS_FIELD_NUMBER: _ClassVar[int]
+    BASE_RATE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    auc: str
+    ks: str
+    log_loss: str
+    base_rate: str
+    rows: int
+    def __init__(self, auc: _Optional[str] = ..., ks: _Optional[str] = ..., log_loss: _Optional[str] = ..., base_rate: _Optional[str] = ..., rows: _Optional[int] = ...) -> None: ...
+
+class StepReceipt(_message.Message):
+    __slots__ = ("digest", "signature")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    digest: bytes
+    signature: bytes
+    def __init__(self, digest: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
