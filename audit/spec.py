@@ -1,8 +1,8 @@
 """The job specification: one canonical JSON document whose SHA-256 is the job's identity.
 
-All three wings read it: a node to decide, the coordinator to direct, an auditor to check what was allowed.  The bytes that were signed are
-what is hashed; a document that is not canonical (RFC 8785) or holds an unknown key is refused.  Non-integers are decimal strings, so
-that no two JSON libraries can disagree about a number.
+All three wings read it: a node to decide, the coordinator to direct, an auditor to check what was allowed.  The bytes that
+    were signed are what is hashed; a document that is not canonical (RFC 8785) or holds an unknown key is refused.
+    Non-integers are decimal strings, so that no two JSON libraries can disagree about a number.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Model(_Strict):
     kind: Literal["logistic"] = "logistic"
     l2: DecimalText = "0.0001"
     rounds: Annotated[int, Field(ge=1, le=64)] = 8
-    tolerance: DecimalText = "0.000002"
+    tolerance: DecimalText = "0.00001"
     key_bits: Annotated[int, Field(ge=512, le=8192)] = 3072
     holdout: DecimalText = "0.2"
     lookup_entries: Literal[32, 64, 128] = 64
@@ -91,7 +91,9 @@ class Model(_Strict):
 
 
 class Disclose(_Strict):
-    """What may be disclosed beyond the fixed table of protocols.md: to whom the label holder may send aggregates of the evaluation."""
+    """What may be disclosed beyond the fixed table of protocols.md: to whom the label holder may send aggregates of the
+    evaluation.
+    """
 
     aggregates_to_feature_holder: bool = True
     aggregates_to_coordinator: bool = True

@@ -1,6 +1,7 @@
+from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -232,6 +233,14 @@ class LookupTables(_message.Message):
     count: int
     values: bytes
     def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class DirectiveEcho(_message.Message):
+    __slots__ = ("coefficients", "lookup_range")
+    COEFFICIENTS_FIELD_NUMBER: _ClassVar[int]
+    LOOKUP_RANGE_FIELD_NUMBER: _ClassVar[int]
+    coefficients: _containers.RepeatedScalarFieldContainer[float]
+    lookup_range: float
+    def __init__(self, coefficients: _Optional[_Iterable[float]] = ..., lookup_range: _Optional[float] = ...) -> None: ...
 
 class DotOperands(_message.Message):
     __slots__ = ("first", "count", "values")

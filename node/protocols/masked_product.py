@@ -1,0 +1,335 @@
+"""Masked products: the one use of Paillier in training (protocols.md, section 3).
+
+P holds an integer matrix M, Q will later hold secret vectors s_1..s_T.  Before any s_t exists they prepare m_t, u_t (at Q)
+and v_t (at P) with u_t + v_t = M m_t::
+
+    Q                                                     P
+    m_t uniform; c_j = Enc(pack_t m_t[j])   ---- masks --->  raises M to M' = M + 2^(b-1), so that exponents are non-negative
+                                                             prod_j c_j^M'_ij, adds a mask to every slot, re-randomises
+    decrypts; u_t = slot_t - 2^(b-1) sum m_t  <- products --  v_t = -mask_t
+
+In round t, Q sends d = s_t - m_t; M d + v_t at P and u_t at Q are shares of M s_t.  A slot serves once.
+
+Each party is P for its own matrix and Q for the other's at the same time, so every function here is symmetric: both send a
+batch, both receive one, both work.  That keeps two processors busy and never more than one batch of ciphertexts in flight a
+direction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from gmpy2 import mpz
+from numpy.typing import NDArray
+
+from node.crypto.drbg import Drbg, Stream
+from node.crypto.packing import pack_slots, unpack_slots
+from node.crypto.paillier import Decryptor, OwnerEncryptor, PeerEncryptor, PublicKey, SecretKey
+from node.crypto.products import ColumnProducts, RowProducts
+from node.limits import Limits
+from node.protocols.batches import receive_ciphertexts, send_ciphertexts
+from node.protocols.channel import Channel, Progress
+from node.protocols.rings import word_mask
+from node.protocols.scales import ENTRY_BITS, ENTRY_OFFSET, PRECONDITIONER_BITS, SlotLayout
+from protos import peer_pb2 as pb
+
+_COLUMNS_AT_ONCE = 64
+"""Preconditioner columns multiplied at once: bounds the buckets' memory for wide data."""
+
+
+@dataclass(frozen=True)
+class JobKeys:
+    """One party's own key pair and the peer's public key, with the tables for encryption under both."""
+
+    own: SecretKey = field(repr=False)
+    peer: PublicKey
+    encryptor: OwnerEncryptor = field(repr=False)
+    decryptor: Decryptor = field(repr=False)
+    peer_encryptor: PeerEncryptor = field(repr=False)
+
+    @classmethod
+    def of(cls, own: SecretKey, peer: PublicKey) -> JobKeys:
+        """Build the encryption tables once for a step."""
+        return cls(own, peer, OwnerEncryptor(own), Decryptor(own), PeerEncryptor(peer))
+
+
+def _hiding_pattern(layout: SlotLayout, slots: int) -> int:
+    """All bits but the highest of every slot."""
+    return pack_slots([(1 << layout.hiding_bits) - 1] * slots, layout.slot_bits)
+
+
+def _hide(
+    products: Sequence[mpz], keys: JobKeys, layout: SlotLayout, slots: int, *, masks: Stream, noise: Stream
+) -> tuple[list[mpz], list[list[int]]]:
+    """Add a fresh mask to every slot of every product and re-randomise; also returns the masks, one list of slots a product."""
+    pattern = _hiding_pattern(layout, slots)
+    packed = [value & pattern for value in masks.bits_many(len(products), layout.slot_bits * slots)]
+    hidden = keys.peer_encryptor.rerandomise(products, noise, add=packed)
+    return hidden, [unpack_slots(value, layout.slot_bits, slots) for value in packed]
+
+
+def swap_ciphertexts(
+    ch: Channel, kind: type[Any], mine: Sequence[mpz], my_key: PublicKey, *, count: int, key: PublicKey, batch: int
+) -> list[mpz]:
+    """Send ciphertexts under ``my_key`` and receive ``count`` under ``key``, batch by batch in lock step."""
+    received: list[mpz] = []
+    for first in range(0, max(len(mine), count), batch):
+        if first < len(mine):
+            send_ciphertexts(ch, kind, mine[first : first + batch], my_key, first=first)
+        if first < count:
+            received += receive_ciphertexts(ch, kind, key, first=first, count=min(batch, count - first))
+    return received
+
+
+# ---- X'e: column products ------------------------------------------------------------------------------------------------------
+
+
+def pack_words(masks: NDArray[np.uint8], slot_bits: int) -> list[int]:
+    """One plaintext a row from masks of shape (slots, rows, bytes), little-endian, at byte-aligned slots."""
+    slots, rows, size = masks.shape
+    packed = np.zeros((rows, slots, slot_bits // 8), dtype=np.uint8)
+    packed[:, :, :size] = masks.transpose(1, 0, 2)
+    data, width = packed.tobytes(), slots * slot_bits // 8
+    return [int.from_bytes(data[i : i + width], "little") for i in range(0, len(data), width)]
+
+
+def _mask_totals(masks: NDArray[np.uint8]) -> list[int]:
+    """sum over rows of each slot's masks; masks as in :func:`pack_words` with a multiple of 4 bytes."""
+    limbs = np.ascontiguousarray(masks).view("<u4").astype(np.uint64).sum(axis=1)
+    return [sum(value << (32 * place) for place, value in enumerate(row)) for row in limbs.tolist()]
+
+
+def exchange_column_products(
+    ch: Channel,
+    *,
+    keys: JobKeys,
+    matrix: NDArray[np.int32],
+    masks: NDArray[np.uint8],
+    peer_columns: int,
+    layout: SlotLayout,
+    drbg: Drbg,
+    limits: Limits,
+    progress: Progress,
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Prepare X'e for both parties' matrices.
+
+    Args:
+        matrix: own X, shape (rows, columns), |entry| <= 8191.
+        masks: own m_t, shape (slots, rows, bytes), little-endian unsigned; below 2**128.
+        layout: the same on both sides (:func:`node.protocols.scales.column_layout`).
+
+    Returns:
+        (u, v): u[slot][peer column] as mask holder, v[slot][own column] as matrix holder, modulo 2**layout.ring_bits.
+    """
+    slots, rows, _ = masks.shape
+    own_columns = matrix.shape[1]
+    noise, hiding, hiding_noise = (drbg.stream(f"column {what}") for what in ("encryption", "masks", "masks encryption"))
+    modulus = (1 << layout.ring_bits) - 1
+    u: list[list[int]] = []
+    v: list[list[int]] = []
+    start = 0
+    for group in layout.group_sizes(slots):
+        chosen = masks[start : start + group]
+        accumulator = ColumnProducts(keys.peer, columns=own_columns, entry_bits=ENTRY_BITS)
+        for first in range(0, rows, limits.ciphertext_batch):
+            part = slice(first, min(first + limits.ciphertext_batch, rows))
+            mine = keys.encryptor.encrypt(pack_words(chosen[:, part], layout.slot_bits), noise)
+            send_ciphertexts(ch, pb.ColumnMasks, mine, keys.own.public, first=first)
+            theirs = receive_ciphertexts(ch, pb.ColumnMasks, keys.peer, first=first, count=part.stop - first)
+            accumulator.add(theirs, matrix[part] + ENTRY_OFFSET)
+            progress("encrypting masks", start * rows + part.stop * group, slots * rows)
+        hidden, added = _hide(accumulator.result(), keys, layout, group, masks=hiding, noise=hiding_noise)
+        answers = swap_ciphertexts(
+            ch, pb.ColumnProducts, hidden, keys.peer, count=peer_columns, key=keys.own.public, batch=limits.ciphertext_batch
+        )
+        sums = [unpack_slots(value, layout.slot_bits, group) for value in keys.decryptor.decrypt(answers)]
+        totals = _mask_totals(chosen)
+        u += [[(row[t] - ENTRY_OFFSET * totals[t]) & modulus for row in sums] for t in range(group)]
+        v += [[-row[t] & modulus for row in added] for t in range(group)]
+        start += group
+    return u, v
+
+
+# ---- X w: row products -----------------------------------------------------------------------------------------------------------
+
+
+def exchange_row_products(
+    ch: Channel,
+    *,
+    keys: JobKeys,
+    matrix: NDArray[np.int32],
+    masks: Sequence[Sequence[int]],
+    layout: SlotLayout,
+    peer_layout: SlotLayout,
+    drbg: Drbg,
+    limits: Limits,
+    progress: Progress,
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Prepare X w for both parties' matrices.
+
+    Args:
+        matrix: own X, shape (rows, columns).
+        masks: own m_t: masks[slot][peer column], uniform modulo 2**ring_bits.
+        layout: of products of the own matrix; ``peer_layout`` of the peer's.  Both have the same ring.
+
+    Returns:
+        (u, v), uint64 of shape (slots, rows) modulo 2**ring_bits: u as mask holder (the peer's matrix), v as matrix holder.
+    """
+    rows, slots = len(matrix), len(masks)
+    ring = word_mask(layout.ring_bits)
+    u, v = np.zeros((slots, rows), dtype=np.uint64), np.zeros((slots, rows), dtype=np.uint64)
+    noise, hiding, hiding_noise = (drbg.stream(f"row {what}") for what in ("encryption", "masks", "masks encryption"))
+    # A batch is a multiple of both sides' rows in a ciphertext; each side's ciphertexts of a batch go as one message.
+    batch = layout.rows * peer_layout.rows * max(1, limits.ciphertext_batch // max(layout.rows, peer_layout.rows))
+    own_groups, peer_groups = _starts(layout, slots), _starts(peer_layout, slots)
+    bases = [
+        _send_and_receive_bases(ch, keys, masks, i, own_groups, peer_groups, layout, peer_layout, matrix.shape[1], noise, limits)
+        for i in range(max(len(own_groups), len(peer_groups)))
+    ]
+    for i, received in enumerate(bases):
+        table = None
+        if received:
+            start, group = own_groups[i]
+            shifts = [k * group * layout.slot_bits for k in range(layout.rows)]
+            table = RowProducts(keys.peer, received, entry_bits=ENTRY_BITS, shifts=shifts)
+        for first in range(0, rows, batch):
+            last = min(first + batch, rows)
+            if table is not None:
+                hidden, added = _hide(
+                    table.multiply(matrix[first:last] + ENTRY_OFFSET),
+                    keys,
+                    layout,
+                    group * layout.rows,
+                    masks=hiding,
+                    noise=hiding_noise,
+                )
+                send_ciphertexts(ch, pb.RowProducts, hidden, keys.peer, first=first)
+                v[start : start + group, first:last] = _unfold(added, last - first, group, ring)
+            if i < len(peer_groups):
+                peer_start, peer_group = peer_groups[i]
+                count = -(-(last - first) // peer_layout.rows)
+                answers = receive_ciphertexts(ch, pb.RowProducts, keys.own.public, first=first, count=count)
+                opened = [
+                    unpack_slots(value, peer_layout.slot_bits, peer_group * peer_layout.rows)
+                    for value in keys.decryptor.decrypt(answers)
+                ]
+                u[peer_start : peer_start + peer_group, first:last] = _unfold(opened, last - first, peer_group, ring)
+            progress("multiplying rows", i * rows + last, len(bases) * rows)
+    # Products were taken with raised entries; and the matrix holder's share is minus the mask.
+    totals = np.array([(ENTRY_OFFSET * sum(m)) % 2**64 for m in masks], dtype=np.uint64)
+    return (u - totals[:, None]) & ring, (np.uint64(0) - v) & ring
+
+
+def _starts(layout: SlotLayout, slots: int) -> list[tuple[int, int]]:
+    sizes = layout.group_sizes(slots)
+    return [(sum(sizes[:i]), size) for i, size in enumerate(sizes)]
+
+
+def _send_and_receive_bases(
+    ch: Channel,
+    keys: JobKeys,
+    masks: Sequence[Sequence[int]],
+    index: int,
+    own_groups: list[tuple[int, int]],
+    peer_groups: list[tuple[int, int]],
+    layout: SlotLayout,
+    peer_layout: SlotLayout,
+    own_columns: int,
+    noise: Stream,
+    limits: Limits,
+) -> list[mpz]:
+    """Own masks of one group go out as ciphertexts; the peer's, for the own matrix, come in (empty when it has no such group)."""
+    mine: list[mpz] = []
+    if index < len(peer_groups):
+        start, group = peer_groups[index]
+        columns = range(len(masks[0]))
+        packed = [pack_slots([masks[start + t][j] for t in range(group)], peer_layout.slot_bits) for j in columns]
+        mine = keys.encryptor.encrypt(packed, noise)
+    count = own_columns if index < len(own_groups) else 0
+    return swap_ciphertexts(ch, pb.RowMasks, mine, keys.own.public, count=count, key=keys.peer, batch=limits.ciphertext_batch)
+
+
+def _unfold(slots: list[list[int]], rows: int, group: int, ring: np.uint64) -> NDArray[np.uint64]:
+    """Slot lists of ciphertexts (row-major: row of the ciphertext, then round) to an array (group, rows)."""
+    low = int(ring)
+    flat = np.array([[value & low for value in item] for item in slots], dtype=np.uint64)
+    return flat.reshape(-1, group)[:rows].T
+
+
+# ---- P g: the preconditioner -----------------------------------------------------------------------------------------------------
+
+
+def exchange_preconditioner_products(
+    ch: Channel,
+    *,
+    keys: JobKeys,
+    matrix: Sequence[Sequence[int]],
+    masks: Sequence[Sequence[int]],
+    layout: SlotLayout,
+    peer_layout: SlotLayout,
+    drbg: Drbg,
+    limits: Limits,
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Prepare P g for both parties' preconditioners.
+
+    Args:
+        matrix: own P at scale PRECONDITIONER_SCALE, symmetric, |entry| < 2**(PRECONDITIONER_BITS - 1).
+        masks: own m_t: masks[slot][peer column], uniform modulo 2**ring_bits.
+
+    Returns:
+        (u, v): u[slot][peer column], v[slot][own column], modulo 2**ring_bits.
+    """
+    slots, own_columns, peer_columns = len(masks), len(matrix), len(masks[0])
+    noise, hiding, hiding_noise = (drbg.stream(f"preconditioner {what}") for what in ("encryption", "masks", "masks encryption"))
+    offset = 1 << (PRECONDITIONER_BITS - 1)
+    raised = np.array(matrix, dtype=np.int64) + offset
+    modulus = (1 << layout.ring_bits) - 1
+    own_groups, peer_groups = _starts(layout, slots), _starts(peer_layout, slots)
+    u: list[list[int]] = []
+    v: list[list[int]] = []
+    for i in range(max(len(own_groups), len(peer_groups))):
+        mine: list[mpz] = []
+        if i < len(peer_groups):
+            start, group = peer_groups[i]
+            packed = [pack_slots([masks[start + t][j] for t in range(group)], peer_layout.slot_bits) for j in range(peer_columns)]
+            mine = keys.encryptor.encrypt(packed, noise)
+        here, there = i < len(own_groups), i < len(peer_groups)
+        count = own_columns if here else 0
+        theirs = swap_ciphertexts(
+            ch, pb.PreconditionerMasks, mine, keys.own.public, count=count, key=keys.peer, batch=limits.ciphertext_batch
+        )
+        hidden: list[mpz] = []
+        if here:
+            group = own_groups[i][1]
+            hidden, added = _hide(
+                _symmetric_products(keys.peer, theirs, raised), keys, layout, group, masks=hiding, noise=hiding_noise
+            )
+            v += [[-row[t] & modulus for row in added] for t in range(group)]
+        answers = swap_ciphertexts(
+            ch,
+            pb.PreconditionerProducts,
+            hidden,
+            keys.peer,
+            count=peer_columns if there else 0,
+            key=keys.own.public,
+            batch=limits.ciphertext_batch,
+        )
+        if there:
+            start, group = peer_groups[i]
+            sums = [unpack_slots(value, peer_layout.slot_bits, group) for value in keys.decryptor.decrypt(answers)]
+            u += [[(row[t] - offset * sum(masks[start + t])) & modulus for row in sums] for t in range(group)]
+    return u, v
+
+
+def _symmetric_products(key: PublicKey, bases: Sequence[mpz], raised: NDArray[np.int64]) -> list[mpz]:
+    """prod_j c_j^P_ij for every i, by column products (P is symmetric), a bounded number of columns at once."""
+    products: list[mpz] = []
+    for first in range(0, raised.shape[1], _COLUMNS_AT_ONCE):
+        part = raised[:, first : first + _COLUMNS_AT_ONCE]
+        accumulator = ColumnProducts(key, columns=part.shape[1], entry_bits=PRECONDITIONER_BITS)
+        accumulator.add(bases, part)
+        products += accumulator.result()
+    return products

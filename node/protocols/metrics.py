@@ -1,0 +1,78 @@
+"""How good a model is, from score bands and labels: what the label holder computes on held-out rows.
+
+All of it works on bands (higher is riskier), because bands are all that the label holder learns of the joint score.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from node.errors import DataError
+
+DECILES = 10
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Aggregates of an evaluation.
+
+    Attributes:
+        auc: area under the ROC curve, rows of one band counting as ties (Mann-Whitney).
+        ks: Kolmogorov-Smirnov distance between the bands of positives and negatives, in [0, 1].
+        log_loss: mean negative log-likelihood (nats) of the bands' probabilities.
+        base_rate: share of positives.
+        rows: held-out rows.
+        gains: (decile from 1 = highest scores, rows, positives); empty where only the figures above were told.
+    """
+
+    auc: float
+    ks: float
+    log_loss: float
+    base_rate: float
+    rows: int
+    gains: list[tuple[int, int, int]]
+
+
+def metrics(bands: NDArray[np.integer], label: NDArray[np.integer], probabilities: NDArray[np.float64]) -> Metrics:
+    """Metrics of bands against labels.
+
+    Args:
+        bands: band of each row, shape (rows,), 0 <= band < len(probabilities), higher means a higher score.
+        label: 0 or 1, shape (rows,).
+        probabilities: predicted probability in each band, inside (0, 1).
+
+    Raises:
+        DataError: ``scoring.one_class`` when the held-out label has one value only: no curve exists then.
+    """
+    rows, positives = len(label), int(label.sum())
+    if positives in (0, rows):
+        raise DataError(
+            "scoring.one_class",
+            f"All {rows} held-out rows have the same label, so the model can't be evaluated on them.",
+            remedy="Hold out a larger fraction, or use more shared customers.",
+        )
+    total = np.bincount(bands, minlength=len(probabilities)).astype(np.int64)
+    ones = np.bincount(bands[label == 1], minlength=len(probabilities)).astype(np.int64)
+    zeros = total - ones
+    below = np.cumsum(zeros) - zeros
+    pairs = int((2 * ones * below + ones * zeros).sum())
+    curves = np.cumsum(ones) / positives - np.cumsum(zeros) / (rows - positives)
+    losses = -(ones * np.log(probabilities) + zeros * np.log1p(-probabilities)).sum()
+    return Metrics(
+        auc=pairs / (2 * positives * (rows - positives)),
+        ks=float(np.abs(curves).max()),
+        log_loss=float(losses) / rows,
+        base_rate=positives / rows,
+        rows=rows,
+        gains=_gains(bands, label),
+    )
+
+
+def _gains(bands: NDArray[np.integer], label: NDArray[np.integer]) -> list[tuple[int, int, int]]:
+    """Rows and positives by decile of the score, highest first; ties stay in row order, which is random."""
+    order = np.argsort(-bands.astype(np.int64), kind="stable")
+    parts = np.array_split(label[order], DECILES)
+    return [(decile, len(part), int(part.sum())) for decile, part in enumerate(parts, start=1)]

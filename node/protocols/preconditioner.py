@@ -1,0 +1,76 @@
+"""Each party's own preconditioner P = (kappa X'X / n + l2 I + ridge I)^-1, as integers that are the same on every machine.
+
+P enters ciphertext products, so its bytes must not depend on a processor's floating point.  X'X is exact (integers), and
+the inverse is taken by Gauss-Jordan elimination in MPFR arithmetic of fixed precision, whose every operation is correctly
+rounded (Fousse et al., "MPFR", ACM TOMS 33(2), 2007).
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import gmpy2
+import numpy as np
+from numpy.typing import NDArray
+
+from node.errors import DataError
+from node.protocols.scales import FEATURE_SCALE, PRECONDITIONER_BITS, PRECONDITIONER_RIDGE_BITS, PRECONDITIONER_SCALE
+
+_PRECISION = 256
+
+
+def gram(matrix: NDArray[np.int32]) -> NDArray[np.int64]:
+    """X'X exactly, shape (columns, columns).
+
+    Entries are below 2**13 in size, so partial sums over up to 2**26 rows stay below 2**53 and double-precision BLAS is
+    exact in any order.
+    """
+    total = np.zeros((matrix.shape[1], matrix.shape[1]), dtype=np.int64)
+    for start in range(0, len(matrix), 1 << 16):
+        part = matrix[start : start + (1 << 16)].astype(np.float64)
+        total += (part.T @ part).astype(np.int64)
+    return total
+
+
+def preconditioner(matrix: NDArray[np.int32], *, kappa: Fraction, l2: Fraction, unpenalised: int) -> list[list[int]]:
+    """P at scale PRECONDITIONER_SCALE.
+
+    Args:
+        matrix: own columns at FEATURE_SCALE, shape (rows, columns).
+        kappa: base rate * (1 - base rate), the curvature of the log-loss at the start.
+        l2: penalty.
+        unpenalised: how many leading columns (the intercept) have no penalty.
+
+    Returns:
+        A symmetric integer matrix, |entry| < 2**(PRECONDITIONER_BITS - 1).
+    """
+    rows, size = matrix.shape
+    ridge = Fraction(1, 1 << PRECONDITIONER_RIDGE_BITS)
+    factor = kappa / (rows << (2 * FEATURE_SCALE))
+    products = gram(matrix).tolist()
+    with gmpy2.context(precision=_PRECISION):
+        work = np.empty((size, 2 * size), dtype=object)
+        for i in range(size):
+            for j in range(size):
+                diagonal = (ridge + (l2 if i >= unpenalised else 0)) if i == j else Fraction(0)
+                entry = factor * products[i][j] + diagonal
+                work[i, j] = gmpy2.mpfr(gmpy2.mpq(entry.numerator, entry.denominator))
+                work[i, size + j] = gmpy2.mpfr(int(i == j))
+        # Positive definite: pivots on the diagonal are at least the ridge, no exchange of rows is needed.
+        for k in range(size):
+            work[k] = work[k] / work[k, k]
+            column = work[:, k].copy()
+            column[k] = gmpy2.mpfr(0)
+            work -= column[:, None] * work[k][None, :]
+        scale = gmpy2.mpfr(1 << PRECONDITIONER_SCALE)
+        result = [[int(gmpy2.rint(work[i, size + j] * scale)) for j in range(size)] for i in range(size)]
+    for i in range(size):
+        for j in range(i):
+            result[j][i] = result[i][j]
+            if abs(result[i][j]) >> (PRECONDITIONER_BITS - 1):
+                raise DataError(
+                    "training.preconditioner_range",
+                    "The preconditioner leaves its range: the columns are not standardised.",
+                    remedy="Encode the columns as declared; this is a programming error otherwise.",
+                )
+    return result
