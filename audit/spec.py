@@ -1,8 +1,8 @@
 """The job specification: one canonical JSON document whose SHA-256 is the job's identity.
 
 All three wings read it: a node to decide, the coordinator to direct, an auditor to check what was allowed.  The bytes that
-    were signed are what is hashed; a document that is not canonical (RFC 8785) or holds an unknown key is refused.
-    Non-integers are decimal strings, so that no two JSON libraries can disagree about a number.
+were signed are what is hashed; a document that is not canonical (RFC 8785) or holds an unknown key is refused.
+Non-integers are decimal strings, so that no two JSON libraries can disagree about a number.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@
       entry = word[index] xor its pads
 
 The index holder sends the columns of the next batch before it reads the tables of this one, so both sides work at the same
-time; never more than one batch ahead, so memory is bounded (the link must take one message each way at once).  What crosses: u, uniform to the table holder, who knows only
-one of the two streams; tables of which the index holder can unmask one entry a row.  What the entries mean (shares, bands)
-is the caller's business.
+time; never more than one batch ahead, so memory is bounded (the link must hold a message of each direction at once).  What
+crosses: u, uniform to the table holder, who knows only one of the two streams; tables of which the index holder can unmask one
+entry a row.  What the entries mean (shares, bands) is the caller's business.
 
 Semi-honest model.  A table holder that encrypts something other than bits, or an index holder whose columns hold different
 choices, is not noticed here but by an audit replay.  :mod:`node.crypto.ot` has the theory, the hash and the sources.

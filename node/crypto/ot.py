@@ -1,0 +1,362 @@
+"""Oblivious transfer in bulk: column streams, bit-matrix transpose, fixed-key hash and the pads of 1-of-N transfers.
+
+Theory of operation.  A *row* is one lookup: the table holder has N words, the index holder wants word v.  For each of the
+log2(N) bits of v the IKNP extension (Ishai, Kilian, Nissim, Petrank, "Extending oblivious transfers efficiently", CRYPTO
+2003, section 3) gives
+
+    table holder:  K[b, 0] = q            K[b, 1] = q xor s          (s: its 128 base choice bits)
+    index holder:  K[b, v_b]              (t, and t = q xor v_b s)
+
+Entry v of the row is masked by the sum (xor) over all bits b of word ``rank_b(v)`` of the pad stream of key K[b, v_b] (Naor
+and Pinkas, "Oblivious transfer and polynomial evaluation", STOC 1999, section 3), where ``rank_b(v)`` is v with bit b taken
+out: the N/2 entries that share a key use different words of its stream.  Every entry but the chosen one differs from it in
+some bit, so it keeps a word of a stream whose key is unknown.
+
+Block ``j`` of the pad stream of key K is TMMO(K, tweak(session, row, b, j)) with
+
+    TMMO(x, i) = pi(pi(x) xor i) xor pi(x)
+
+(Guo, Katz, Wang, Yu, "Efficient and secure multiparty computation from fixed-key block ciphers", IEEE S&P 2020, section 7.4:
+tweakable circular correlation robust for a random permutation pi, here AES-128 under a fixed public key).  pi(x) is taken
+once a key.
+
+Everything is a function of keys and inputs, little-endian, without floating point: the same inputs give the same bytes on
+every machine.  The functions here do not talk; :mod:`node.protocols.lookup` does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from numpy.typing import NDArray
+
+from node.errors import UsageError
+
+BASE_OTS = 128
+"""Base transfers, and bits of a key: the computational security parameter of the extension."""
+BLOCK = 16
+"""Bytes of an AES block and of a key."""
+ENTRIES_MAX = 256
+SESSION_BITS = 32
+ROW_BITS = 48
+
+PERMUTATION_KEY = hashlib.sha256(b"isthmus ot fixed-key permutation v1").digest()[:BLOCK]
+"""The public key of pi: any constant serves, this one shows that it was not chosen."""
+
+_SUB_BATCH_BYTES = 512 * 2**10
+"""Pad blocks made at once: written, encrypted and summed while in a second-level cache of 1 MiB (96 KiB and 1.5 MiB are slower)."""
+
+Bytes = NDArray[np.uint8]
+Words = NDArray[np.uint64]
+Table = NDArray[np.unsignedinteger]
+
+
+@dataclass(frozen=True)
+class TableShape:
+    """The shape of one row's table, and what follows from it.
+
+    Args:
+        entries: words in a table, a power of two from 2 to 256.
+        width: bytes of a word: 1, 2, 4 or 8.
+
+    Raises:
+        UsageError: ``ot.entries``, ``ot.width``.
+    """
+
+    entries: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.entries <= ENTRIES_MAX or self.entries & (self.entries - 1):
+            raise UsageError(
+                "ot.entries",
+                f"A lookup table of {self.entries} entries cannot be served.",
+                remedy=f"Use a power of two from 2 to {ENTRIES_MAX}.",
+            )
+        if self.width not in (1, 2, 4, 8):
+            raise UsageError("ot.width", f"A table word of {self.width} bytes cannot be served.", remedy="Use 1, 2, 4 or 8 bytes.")
+
+    @property
+    def bits(self) -> int:
+        """log2(entries): 1-of-2 transfers a row."""
+        return self.entries.bit_length() - 1
+
+    @property
+    def dtype(self) -> np.dtype[np.unsignedinteger]:
+        """Little-endian unsigned words of ``width`` bytes."""
+        return np.dtype(f"<u{self.width}")
+
+    @property
+    def table_bytes(self) -> int:
+        """Bytes of one row's table."""
+        return self.entries * self.width
+
+    @property
+    def pad_width(self) -> int:
+        """Bytes of a pad word.  Wider than ``width`` (and cut) where half a table would not fill one block."""
+        return max(self.width, 2 * BLOCK // self.entries)
+
+    @property
+    def lanes(self) -> int:
+        """Pad words in one block."""
+        return BLOCK // self.pad_width
+
+    @property
+    def blocks(self) -> int:
+        """Blocks in the pad stream of one key: half the entries."""
+        return self.entries // 2 // self.lanes
+
+    def column_bytes(self, rows: int) -> int:
+        """Bytes of one extension column for ``rows`` rows: one bit for each row and index bit."""
+        return (rows * self.bits + 7) // 8
+
+
+# ---- streams, transpose ---------------------------------------------------------------------------------------------------
+
+
+class ColumnStreams:
+    """G: one AES-128-CTR key stream for each base key, read forwards only.
+
+    The initial counter block is ``session (8 bytes, big-endian) | 0 (8 bytes)``.  CTR counts blocks in the low eight bytes,
+    which 2**64 blocks do not overflow, so two sessions never meet; within a session each read continues where the last one
+    ended, so two batches never do.
+
+    Args:
+        keys: uint8, shape (128, 16).
+        session: in [0, 2**32); whoever holds the keys takes care that it serves once.
+    """
+
+    def __init__(self, keys: Bytes, *, session: int) -> None:
+        counter = session.to_bytes(8, "big") + bytes(8)
+        self._encryptors = [Cipher(algorithms.AES(key.tobytes()), modes.CTR(counter)).encryptor() for key in keys]
+
+    def __repr__(self) -> str:
+        return "ColumnStreams(<secret>)"
+
+    def read(self, count: int) -> Bytes:
+        """The next ``count`` bytes of every stream; uint8, shape (128, count)."""
+        zeros = bytes(count)
+        # update_into asks for one block less a byte more room than it fills.
+        buffer = np.empty((len(self._encryptors), count + BLOCK), dtype=np.uint8)
+        for encryptor, row in zip(self._encryptors, buffer, strict=True):
+            encryptor.update_into(zeros, row.data)
+        return buffer[:, :count]
+
+
+def transpose_bits(columns: Bytes, rows: int) -> Bytes:
+    """Transpose a bit matrix given as 128 columns.
+
+    Six rounds of exchanging halves turn 64 x 64 blocks of bits (Warren, "Hacker's Delight", section 7-3), each round on all
+    blocks at once.
+
+    Args:
+        columns: uint8, shape (128, m); bit i of a column is bit i % 8 (from the lowest) of its byte i // 8.
+        rows: at most 8 m.
+
+    Returns:
+        uint8, shape (rows, 16): bit c of a row is bit c % 8 of its byte c // 8.
+    """
+    words = -(-columns.shape[1] // 8)
+    padded = np.zeros((BASE_OTS, 8 * words), dtype=np.uint8)
+    padded[:, : columns.shape[1]] = columns
+    grid = padded.view("<u8").reshape(2, 64, words)
+    scratch = np.empty(64 * words, dtype=np.uint64)
+    for level in (5, 4, 3, 2, 1, 0):
+        step = 1 << level
+        mask = np.uint64(((1 << 64) - 1) // ((1 << step) + 1))
+        halves = grid.reshape(64 // step, 2, step, words)
+        low, high = halves[:, 0], halves[:, 1]
+        swap = scratch.reshape(low.shape)
+        np.right_shift(low, np.uint64(step), out=swap)
+        swap ^= high
+        swap &= mask
+        high ^= swap
+        swap <<= np.uint64(step)
+        low ^= swap
+    return np.ascontiguousarray(grid.transpose(2, 1, 0)).view(np.uint8).reshape(64 * words, BLOCK)[:rows]
+
+
+# ---- extension --------------------------------------------------------------------------------------------------------------
+
+
+def choice_bits(indices: NDArray[np.integer], shape: TableShape) -> Bytes:
+    """The bits of all indices as one extension column r: bit ``b * rows + row`` is bit b of ``indices[row]``.
+
+    Returns:
+        uint8, shape (``shape.column_bytes(rows)``,).
+    """
+    places = np.arange(shape.bits, dtype=np.int64)[:, None]
+    return np.packbits((indices.astype(np.int64) >> places & 1).astype(np.uint8).reshape(-1), bitorder="little")
+
+
+def extend_choices(zero: ColumnStreams, one: ColumnStreams, choices: Bytes) -> tuple[Bytes, Bytes]:
+    """The index holder's half of the extension for one batch.
+
+    Args:
+        zero, one: the streams of both keys of every base transfer.
+        choices: column r, as :func:`choice_bits` gives it.
+
+    Returns:
+        ``(t, u)``: t = G(k0), its own columns, and u = G(k0) xor G(k1) xor r, the columns to send; both uint8, shape
+        (128, len(choices)).
+    """
+    own = zero.read(len(choices))
+    sent = one.read(len(choices))
+    sent ^= own
+    sent ^= choices
+    return own, sent
+
+
+def extend_tables(streams: ColumnStreams, chosen: Bytes, columns: Bytes) -> Bytes:
+    """The table holder's half: q = G(k_s) xor s u; uint8, shape (128, m).
+
+    Args:
+        streams: of the chosen key of every base transfer.
+        chosen: the base choice bits s, uint8 of 0 and 1, shape (128,).
+        columns: u as received, uint8, shape (128, m).
+    """
+    own = streams.read(columns.shape[1])
+    own ^= columns & (chosen * np.uint8(255))[:, None]
+    return own
+
+
+def row_keys(columns: Bytes, shape: TableShape, rows: int) -> Words:
+    """Extension columns to keys; uint64 halves, shape (bits, rows, 2)."""
+    return transpose_bits(columns, shape.bits * rows).view("<u8").reshape(shape.bits, rows, 2)
+
+
+# ---- hash -------------------------------------------------------------------------------------------------------------------
+
+
+def permute(blocks: Words) -> Words:
+    """pi on every block: AES-128-ECB under the fixed public key; uint64 of any shape whose bytes are whole blocks, C order."""
+    out = np.empty(blocks.nbytes + BLOCK, dtype=np.uint8)
+    encryptor = Cipher(algorithms.AES(PERMUTATION_KEY), modes.ECB()).encryptor()
+    encryptor.update_into(blocks.reshape(-1).view(np.uint8).data, out.data)
+    return out[: blocks.nbytes].view("<u8").reshape(blocks.shape)
+
+
+def row_tweaks(session: int, first: int, rows: int) -> Words:
+    """The part of the tweaks that is a row's; shape (rows, 2).
+
+    A tweak is two little-endian 64-bit words: ``stream << 48 | session`` and ``stream << 48 | row`` with
+    ``stream = bit << 8 | block``: no two of (session, row, bit, block) share one.  ``stream`` stands in both so that one scalar
+    serves all rows.
+
+    Raises:
+        UsageError: ``ot.session_range``, ``ot.rows``.
+    """
+    check_session(session)
+    if first < 0 or rows < 0 or first + rows > 1 << ROW_BITS:
+        raise UsageError("ot.rows", f"Rows {first} to {first + rows} are outside the {ROW_BITS} bits that a session counts.")
+    tweaks = np.empty((rows, 2), dtype="<u8")
+    tweaks[:, 0] = session
+    tweaks[:, 1] = np.arange(first, first + rows, dtype=np.uint64)
+    return tweaks
+
+
+def stream_tweaks(shape: TableShape) -> Words:
+    """The part of the tweaks that is a block's in its row: what goes into both words; shape (bits, blocks)."""
+    bits = np.arange(shape.bits, dtype=np.uint64)[:, None] << np.uint64(8)
+    return (bits | np.arange(shape.blocks, dtype=np.uint64)) << np.uint64(ROW_BITS)
+
+
+def check_session(session: int) -> None:
+    """Refuse a session number that the tweaks cannot hold (``ot.session_range``)."""
+    if not 0 <= session < 1 << SESSION_BITS:
+        raise UsageError("ot.session_range", f"Session {session} is outside [0, 2**{SESSION_BITS}).")
+
+
+# ---- pads -------------------------------------------------------------------------------------------------------------------
+
+
+def table_pads(keys: Words, chosen: Bytes, shape: TableShape, *, session: int, first: int) -> Table:
+    """The pads of whole tables, at the table holder.
+
+    Costs 2 bits (1 + blocks) AES calls a row, in sub-batches that stay in cache.
+
+    Args:
+        keys: q, shape (bits, rows, 2), as :func:`row_keys` gives them.
+        chosen: the base choice bits s, uint8 of 0 and 1, shape (128,).
+        shape: of the tables.
+        session, first: session number and number of the first row in it.
+
+    Returns:
+        Unsigned words, shape (rows, entries).
+    """
+    rows = keys.shape[1]
+    difference = np.packbits(chosen, bitorder="little").view("<u8")
+    pads = np.empty((rows, shape.entries), dtype=shape.dtype)
+    step = max(1, _SUB_BATCH_BYTES // (2 * shape.bits * shape.blocks * BLOCK))
+    for start in range(0, rows, step):
+        part = keys[:, start : start + step]
+        pairs = np.empty((shape.bits, 2, part.shape[1], 2), dtype=np.uint64)
+        pairs[:, 0] = part
+        np.bitwise_xor(part, difference, out=pairs[:, 1])
+        tweaks = row_tweaks(session, first + start, part.shape[1])
+        pads[start : start + step] = _tables_of(permute(pairs), tweaks, shape)
+    return pads
+
+
+def _tables_of(hashed: Words, tweaks: Words, shape: TableShape) -> Table:
+    """Pads of a sub-batch from pi(K), shape (bits, 2, rows, 2); rows are the inner axis: every sum runs over contiguous words."""
+    rows = tweaks.shape[0]
+    inputs = (hashed ^ tweaks).reshape(shape.bits, 2, 1, 2 * rows)
+    streams = permute(inputs ^ stream_tweaks(shape)[:, None, :, None])  # (bits, 2, blocks, 2 rows)
+    hashed = hashed.reshape(shape.bits, 2, 2 * rows)
+    low_bits = shape.lanes.bit_length() - 1
+    # What pi(K) adds to a table block depends on its high bits alone: one doubling for each of them, the highest first.
+    total = np.zeros((1, 2 * rows), dtype="<u8")
+    for bit in reversed(range(low_bits, shape.bits)):
+        total = (total[:, None] ^ hashed[bit]).reshape(-1, 2 * rows)
+    for bit in range(low_bits, shape.bits):
+        # All words of a table block share this bit: blocks 0 and 1 of the middle axis take the streams of keys 0 and 1.
+        halves = total.reshape(-1, 2, 1 << (bit - low_bits), 2 * rows).transpose(1, 0, 2, 3)
+        halves ^= streams[bit].reshape(halves.shape)
+    words = total.reshape(-1, 2, 2 * rows).view(f"<u{shape.pad_width}" if shape.lanes > 1 else "<u8")
+    for bit in range(low_bits):
+        streams[bit] ^= hashed[bit][:, None]
+        _add_lanes(words, streams[bit].view(words.dtype), bit, shape.lanes)
+    blocks = np.ascontiguousarray(total.view(f"V{BLOCK}").T)  # (rows, table blocks)
+    pads = blocks.view(np.uint8).reshape(rows, shape.entries, shape.pad_width)[:, :, : shape.width]
+    return np.ascontiguousarray(pads).view(shape.dtype).reshape(rows, shape.entries)
+
+
+def _add_lanes(words: Table, streams: Table, bit: int, lanes: int) -> None:
+    """Add the streams of an index bit that tells apart words of one block, lane by lane.
+
+    Args:
+        words: table blocks in pairs, shape (pairs, 2, rows * lanes); changed in place.
+        streams: of keys 0 and 1, shape (2, pairs, rows * lanes).
+    """
+    for place in range(2 * lanes):  # place of an entry within its pair of table blocks
+        rank = place >> (bit + 1) << bit | place & ((1 << bit) - 1)
+        target = words[:, place // lanes, place % lanes :: lanes]
+        target ^= streams[place >> bit & 1, :, rank::lanes]
+
+
+def entry_pads(keys: Words, indices: NDArray[np.integer], shape: TableShape, *, session: int, first: int) -> Table:
+    """The pads of the chosen entries, at the index holder; unsigned words, shape (rows,).
+
+    Args:
+        keys: t, shape (bits, rows, 2), as :func:`row_keys` gives them.
+        indices: the chosen entries, in [0, entries), shape (rows,).
+        shape, session, first: as for :func:`table_pads`.
+    """
+    rows = keys.shape[1]
+    places = np.arange(shape.bits, dtype=np.int64)[:, None]
+    chosen = indices.astype(np.int64)
+    rank = chosen >> (places + 1) << places | chosen & ((1 << places) - 1)  # (bits, rows)
+    block, lane = np.divmod(rank, shape.lanes)
+    hashed = permute(np.ascontiguousarray(keys))
+    inputs = hashed ^ row_tweaks(session, first, rows)
+    inputs ^= stream_tweaks(shape)[places, block][:, :, None]
+    streams = permute(inputs)
+    streams ^= hashed
+    words = streams.view(np.uint8).reshape(shape.bits * rows * shape.lanes, shape.pad_width)[:, : shape.width]
+    mine = np.arange(shape.bits * rows, dtype=np.int64) * shape.lanes + lane.reshape(-1)
+    picked = np.ascontiguousarray(words).view(shape.dtype).reshape(-1)[mine].reshape(shape.bits, rows)
+    return np.bitwise_xor.reduce(picked, axis=0)

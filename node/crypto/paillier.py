@@ -1,0 +1,359 @@
+"""Paillier with precomputed bases: keys, the owner's and the peer's encryption, decryption.
+
+Theory of operation.  N = pq with p = q = 3 mod 4; a ciphertext of m is c = (1 + mN) r mod N^2 with r a random N-th power
+(Paillier 1999).  After Damgard, Jurik and Nielsen (2010, section 4.2) r is h_s^a for one public h_s = (-x^2)^N mod N^2 and a
+short exponent a of |N|/2 random bits: the base is fixed, so h_s^a is a product of one table entry per window of a, and costs no
+squarings.  Whoever knows p and q works modulo p^2 and q^2 (numbers of half the length) and joins by the Chinese remainder
+theorem; decryption likewise (Paillier 1999, section 7).  Ciphertexts and keys are those of ``phe``: either decrypts what the other
+encrypted.
+
+Timing.  GMP's arithmetic is not constant-time, here as in ``phe``; a peer sees the times of whole batches over a network, and an
+exponent of encryption serves once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any, NoReturn
+
+import gmpy2
+from gmpy2 import mpz, powmod
+
+from node.crypto.drbg import Stream
+from node.crypto.fixed_base import WINDOW, FixedBase, window_for
+from node.errors import PeerError, UsageError
+from node.limits import Limits
+
+KEY_BITS_MIN = 256
+"""Smallest modulus the arithmetic accepts; what a job accepts is its policy's (``Limits.key_bits_min``)."""
+PRIME_ROUNDS = 25
+"""Rounds of ``gmpy2.is_prime``: Baillie-PSW, then Miller-Rabin with GMP's fixed bases, so a key depends on its stream alone."""
+SMALL_PRIME_BOUND = 2**16
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """What the peer is sent: the modulus and the base of the randomness.
+
+    Attributes:
+        n: modulus N, exactly ``bits`` bits.
+        h_s: base of the randomness, a unit in (1, N^2) that is an N-th power.
+        bits: size of N, a multiple of 16, at least 256.
+    """
+
+    n: mpz
+    h_s: mpz
+    bits: int
+
+    def __repr__(self) -> str:
+        return f"PublicKey({self.bits} bits)"
+
+    @cached_property
+    def n_squared(self) -> mpz:
+        """N^2: ciphertexts are units below it."""
+        return self.n * self.n
+
+    @property
+    def plaintext_bits(self) -> int:
+        """Bits every plaintext may use: 2**plaintext_bits is well below N."""
+        return self.bits - 2
+
+    @property
+    def ciphertext_bytes(self) -> int:
+        """Fixed width of a ciphertext on the wire, in bytes."""
+        return self.bits // 4
+
+    @property
+    def exponent_bytes(self) -> int:
+        """Bytes of the short random exponent a: half the size of N."""
+        return self.bits // 16
+
+    def to_phe(self) -> Any:
+        """This key as ``phe.PaillierPublicKey``."""
+        from phe.paillier import PaillierPublicKey
+
+        return PaillierPublicKey(int(self.n))
+
+
+@dataclass(frozen=True)
+class SecretKey:
+    """The owner's key.  It prints no secret and refuses to be pickled.
+
+    An engine's worker that encrypts or decrypts for the owner is a process of the same user on the same machine and receives
+    the two primes as plain arguments (``node.engine.batches``); nothing else takes a secret key across a process border.
+
+    Attributes:
+        public: the public key.
+        p, q: the primes, both 3 mod 4.
+    """
+
+    public: PublicKey
+    p: mpz = field(repr=False)
+    q: mpz = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if self.p * self.q != self.public.n or self.p == self.q:
+            raise UsageError(
+                "paillier.key_primes", "The two primes are not those of this modulus.", remedy="Use the key as it was generated."
+            )
+
+    def __repr__(self) -> str:
+        return f"SecretKey({self.public.bits} bits, <secret>)"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret key is not pickled")
+
+    def to_phe(self) -> Any:
+        """This key as ``phe.PaillierPrivateKey``."""
+        from phe.paillier import PaillierPrivateKey
+
+        return PaillierPrivateKey(self.public.to_phe(), int(self.p), int(self.q))
+
+
+def _check_bits(bits: int) -> None:
+    if bits < KEY_BITS_MIN or bits % 16:
+        raise UsageError(
+            "paillier.key_bits",
+            f"A Paillier modulus of {bits} bits is not possible here: at least {KEY_BITS_MIN}, a multiple of 16.",
+            remedy="Ask for 2048 or 3072 bits.",
+        )
+
+
+def _prime(bits: int, stream: Stream) -> mpz:
+    """A prime of ``bits`` bits, 3 mod 4, its two top bits set (so that a product of two has exactly twice the bits)."""
+    fixed = (3 << (bits - 2)) | 3
+    while True:
+        candidate = mpz(stream.bits(bits) | fixed)
+        if gmpy2.is_prime(candidate, PRIME_ROUNDS):
+            return candidate
+
+
+def generate_key(bits: int, stream: Stream) -> SecretKey:
+    """Generate a key pair; the same stream gives the same key.
+
+    Conditions (Damgard, Jurik, Nielsen 2010, section 4.2; FIPS 186-5, A.1.1 for the distance): p = q = 3 mod 4, gcd(p-1, q-1) = 2,
+    gcd(N, (p-1)(q-1)) = 1, |p - q| > 2^(bits/2 - 100).
+
+    Raises:
+        UsageError: ``paillier.key_bits``.
+    """
+    _check_bits(bits)
+    half = bits // 2
+    while True:
+        p, q = _prime(half, stream), _prime(half, stream)
+        if abs(p - q) >> max(half - 100, 0) == 0 or gmpy2.gcd(p - 1, q - 1) != 2 or gmpy2.gcd(p * q, (p - 1) * (q - 1)) != 1:
+            continue
+        break
+    n = p * q
+    while True:
+        x = mpz(stream.below(int(n)))
+        h_s = powmod(-x * x % n, n, n * n)
+        if gmpy2.gcd(x, n) == 1 and not _is_trivial(h_s, n):
+            break
+    return SecretKey(PublicKey(n, h_s, bits), p, q)
+
+
+def _is_trivial(h_s: mpz, n: mpz) -> bool:
+    """Whether h_s is 1 or -1 modulo N: as an N-th power it would then hide nothing, otherwise it would move plaintexts."""
+    return h_s % n in (1, n - 1)
+
+
+@lru_cache(maxsize=1)
+def _small_primes() -> mpz:
+    return gmpy2.primorial(SMALL_PRIME_BOUND)
+
+
+def check_public_key(
+    *,
+    bits: int,
+    modulus: int,
+    h_s: int,
+    minimum_bits: int,
+    own: PublicKey | None,
+    maximum_bits: int = Limits.key_bits_max,
+) -> PublicKey:
+    """Check what the peer sent as its public key; see the module's head for the meaning of the fields.
+
+    That h_s is an N-th power cannot be seen without the primes.  Its Jacobi symbol can: it is 1, as that of -x^2 is when
+    p = q = 3 mod 4.
+
+    Args:
+        bits: declared size of the modulus.
+        modulus: N.
+        h_s: base of the randomness.
+        minimum_bits: least size accepted.
+        own: this party's own key, which the peer's must share no factor with.
+        maximum_bits: largest size accepted.
+
+    Raises:
+        PeerError: ``paillier.key_size``, ``.key_even``, ``.key_square``, ``.key_small_factor``, ``.key_is_own``, ``.key_h_s``.
+    """
+    if not max(minimum_bits, KEY_BITS_MIN) <= bits <= maximum_bits or bits % 16 or modulus.bit_length() != bits:
+        raise PeerError(
+            "paillier.key_size",
+            f"The peer's Paillier modulus has {modulus.bit_length()} bits, declared as {bits}; "
+            f"accepted are {minimum_bits} to {maximum_bits}, in steps of 16.",
+            remedy="Agree on a key size in the job specification that both policies allow.",
+        )
+    n, base = mpz(modulus), mpz(h_s)
+    if n % 2 == 0:
+        raise _bad_key("key_even", "modulus is even")
+    if gmpy2.is_power(n):
+        raise _bad_key("key_square", "modulus is a square or a higher power")
+    if gmpy2.gcd(n, _small_primes() % n) != 1:
+        raise _bad_key("key_small_factor", f"modulus has a prime factor below {SMALL_PRIME_BOUND}")
+    if own is not None and gmpy2.gcd(n, own.n) != 1:
+        raise _bad_key("key_is_own", "modulus is this node's own or shares a factor with it")
+    if not 1 < base < n * n or gmpy2.gcd(base, n) != 1 or _is_trivial(base, n) or gmpy2.jacobi(base, n) != 1:
+        raise _bad_key("key_h_s", "base of the randomness (h_s) is out of range, not a unit or trivial")
+    return PublicKey(n, base, bits)
+
+
+def _bad_key(what: str, reason: str) -> PeerError:
+    return PeerError(
+        f"paillier.{what}",
+        f"The peer's Paillier {reason}.",
+        remedy="Do not go on; ask the peer to check its software and run the job again.",
+    )
+
+
+def _encoded(plaintexts: Sequence[int], n: mpz) -> list[mpz]:
+    """Plaintexts modulo N; negative ones stand for N + m."""
+    values = [mpz(m) for m in plaintexts]
+    if any(not -n < m < n for m in values):
+        raise UsageError(
+            "paillier.plaintext_range", "A plaintext is not between -N and N.", remedy="Use a larger key or fewer slots."
+        )
+    return values
+
+
+class _Encryptor:
+    """What both encryptors share: c = r (1 + mN) = r + N (m r mod N) modulo N^2, for r = h_s^a.
+
+    The tables are made at the first use, for as many ciphertexts as are expected or, if that is more, have been asked for; an
+    encryptor that turns out to serve many makes wider ones.  The ciphertexts do not depend on it.
+
+    Args:
+        public_key: the key to encrypt under.
+        roots: the numbers whose squares h_s^a is wanted modulo.
+        expected: about how many ciphertexts it will make; 0 when not known.
+        window: bits of a window, where the caller knows better.
+    """
+
+    def __init__(self, public_key: PublicKey, roots: Sequence[mpz], *, expected: int, window: int | None) -> None:
+        self.public_key, self._roots, self._expected, self._window = public_key, roots, expected, window
+        self._bases: list[FixedBase] = []
+        self._made = 0
+
+    def _powers(self, exponents: bytes) -> list[list[mpz]]:
+        """h_s^a modulo the square of each root."""
+        size = self.public_key.exponent_bytes
+        self._made += len(exponents) // size
+        window = self._window or window_for(max(self._expected, self._made))
+        # One bit wider gains less than what new tables cost, but for the last.
+        if not self._bases or window > self._bases[0].window + (window < WINDOW):
+            self._bases = [FixedBase(self.public_key.h_s, root, size, window) for root in self._roots]
+        return [base.powers(exponents) for base in self._bases]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.public_key.bits} bits)"
+
+    def draw(self, count: int, stream: Stream) -> bytes:
+        """The next ``count`` random exponents of ``stream``: |N|/2 bits each, little-endian, one after the other."""
+        return stream.bytes(count * self.public_key.exponent_bytes)
+
+    def randomness(self, exponents: bytes) -> list[mpz]:
+        """h_s^a modulo N^2 for each drawn exponent."""
+        raise NotImplementedError
+
+    def encrypt(self, plaintexts: Sequence[int], stream: Stream) -> list[mpz]:
+        """Encrypt integers m, -N < m < N (negative ones decrypt to N + m).
+
+        Raises:
+            UsageError: ``paillier.plaintext_range``.
+        """
+        return self.encrypt_drawn(plaintexts, self.draw(len(plaintexts), stream))
+
+    def encrypt_drawn(self, plaintexts: Sequence[int], exponents: bytes) -> list[mpz]:
+        """:meth:`encrypt` with exponents from :meth:`draw`: a worker has no stream."""
+        n, n_squared = self.public_key.n, self.public_key.n_squared
+        pairs = zip(_encoded(plaintexts, n), self.randomness(exponents), strict=True)
+        return [(r + n * (m * r % n)) % n_squared for m, r in pairs]
+
+
+class OwnerEncryptor(_Encryptor):
+    """Encryption by the key's owner: the fixed base modulo p^2 and q^2, joined by the Chinese remainder theorem.
+
+    Args:
+        secret_key: the owner's key.
+        expected: about how many ciphertexts it will make, sizes the tables; 0 when not known.
+        window: bits of a window, where the caller knows better.
+    """
+
+    def __init__(self, secret_key: SecretKey, *, expected: int = 0, window: int | None = None) -> None:
+        super().__init__(secret_key.public, (secret_key.p, secret_key.q), expected=expected, window=window)
+        self._p_squared, self._q_squared = secret_key.p**2, secret_key.q**2
+        self._q_inverse = gmpy2.invert(self._q_squared, self._p_squared)
+
+    def randomness(self, exponents: bytes) -> list[mpz]:
+        """h_s^a modulo N^2 for each drawn exponent."""
+        p_squared, q_squared, q_inverse = self._p_squared, self._q_squared, self._q_inverse
+        pairs = zip(*self._powers(exponents), strict=True)
+        return [b + q_squared * ((a - b) * q_inverse % p_squared) for a, b in pairs]
+
+
+class PeerEncryptor(_Encryptor):
+    """Encryption and re-randomisation under the other party's key (arguments as :class:`OwnerEncryptor`)."""
+
+    def __init__(self, public_key: PublicKey, *, expected: int = 0, window: int | None = None) -> None:
+        super().__init__(public_key, (public_key.n,), expected=expected, window=window)
+
+    def randomness(self, exponents: bytes) -> list[mpz]:
+        """h_s^a modulo N^2 for each drawn exponent."""
+        return self._powers(exponents)[0]
+
+    def rerandomise(self, ciphertexts: Sequence[mpz], stream: Stream, *, add: Sequence[int] | None = None) -> list[mpz]:
+        """c (1 + add N) h_s^a: the same plaintext, plus ``add`` where given, under fresh randomness.
+
+        Whatever is computed on the peer's ciphertexts goes through here before it is sent back: the owner could otherwise read
+        the multipliers out of the randomness.
+
+        Raises:
+            UsageError: ``paillier.plaintext_range`` when an addend is not between -N and N.
+        """
+        return self.rerandomise_drawn(ciphertexts, self.draw(len(ciphertexts), stream), add=add)
+
+    def rerandomise_drawn(self, ciphertexts: Sequence[mpz], exponents: bytes, *, add: Sequence[int] | None = None) -> list[mpz]:
+        """:meth:`rerandomise` with exponents from :meth:`draw`."""
+        n_squared = self.public_key.n_squared
+        fresh = self.randomness(exponents) if add is None else self.encrypt_drawn(add, exponents)
+        if len(fresh) != len(ciphertexts):
+            raise UsageError("paillier.lengths", f"{len(ciphertexts)} ciphertexts and {len(fresh)} addends do not match.")
+        return [c * r % n_squared for c, r in zip(ciphertexts, fresh, strict=True)]
+
+
+class Decryptor:
+    """Decryption by the Chinese remainder theorem (Paillier 1999, section 7): m_p = L_p(c^(p-1) mod p^2) h_p mod p, likewise q."""
+
+    def __init__(self, secret_key: SecretKey) -> None:
+        self.public_key = secret_key.public
+        p, q = secret_key.p, secret_key.q
+        self._p, self._q, self._p_squared, self._q_squared = p, q, p * p, q * q
+        # (1 + N)^(p-1) = 1 + (p-1) q p modulo p^2, so L_p of it is -q modulo p.
+        self._h_p, self._h_q = gmpy2.invert(-q, p), gmpy2.invert(-p, q)
+        self._q_inverse = gmpy2.invert(q, p)
+
+    def __repr__(self) -> str:
+        return f"Decryptor({self.public_key.bits} bits)"
+
+    def decrypt(self, ciphertexts: Sequence[mpz]) -> list[int]:
+        """The plaintexts, in [0, N)."""
+        p, q, p_squared, q_squared = self._p, self._q, self._p_squared, self._q_squared
+        h_p, h_q, q_inverse, plaintexts = self._h_p, self._h_q, self._q_inverse, []
+        for c in ciphertexts:
+            m_p = (powmod(c % p_squared, p - 1, p_squared) - 1) // p * h_p % p
+            m_q = (powmod(c % q_squared, q - 1, q_squared) - 1) // q * h_q % q
+            plaintexts.append(int(m_q + q * ((m_p - m_q) * q_inverse % p)))
+        return plaintexts

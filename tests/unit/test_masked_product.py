@@ -1,0 +1,217 @@
+"""Masked products u + v = M m against plain integers, and what a message out of place does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from node.crypto.drbg import Drbg
+from node.crypto.paillier import generate_key
+from node.errors import PeerError
+from node.limits import LIMITS, Limits
+from node.protocols.channel import silent
+from node.protocols.inner_products import inner_products
+from node.protocols.masked_product import (
+    JobKeys,
+    exchange_column_products,
+    exchange_preconditioner_products,
+    exchange_row_products,
+)
+from node.protocols.preconditioner import gram, preconditioner
+from node.protocols.scales import (
+    DIRECTION_SCALE,
+    GRADIENT_SCALE,
+    column_layout,
+    preconditioner_layout,
+    score_bits,
+    score_layout,
+)
+from tests.pair import run_pair
+from tests.training import ROLES
+
+ROWS, COLUMNS, SLOTS = 23, (3, 5), 4
+SMALL = Limits(ciphertext_batch=4)
+
+
+def keys_of(side: int) -> JobKeys:
+    own, peer = (generate_key(512, drbg(s, "keys").stream("key")) for s in (side, 1 - side))
+    return JobKeys.of(own, peer.public)
+
+
+def drbg(side: int, step: str) -> Drbg:
+    return Drbg(bytes([side + 1]) * 32, job="j", step=step)
+
+
+def matrices() -> list[Any]:
+    rng = np.random.default_rng(5)
+    return [rng.integers(-8191, 8192, size=(ROWS, c), dtype=np.int32) for c in COLUMNS]
+
+
+@pytest.mark.parametrize("limits", [LIMITS, SMALL])
+def test_column_products(limits: Limits) -> None:
+    data, rng = matrices(), np.random.default_rng(6)
+    masks = [np.frombuffer(rng.bytes(SLOTS * ROWS * 16), dtype=np.uint8).reshape(SLOTS, ROWS, 16) for _ in ROLES]
+    layout = column_layout(plaintext_bits=510, rows=ROWS, slots=SLOTS)
+
+    def half(side: int) -> Any:
+        return lambda ch: exchange_column_products(
+            ch,
+            keys=keys_of(side),
+            matrix=data[side],
+            masks=masks[side],
+            peer_columns=COLUMNS[1 - side],
+            layout=layout,
+            drbg=drbg(side, "columns"),
+            limits=limits,
+            progress=silent,
+        )
+
+    (left_u, left_v), (right_u, right_v) = run_pair(half(0), half(1)).results()
+    for side, u, v in ((0, right_u, left_v), (1, left_u, right_v)):
+        plain = [[int.from_bytes(m.tobytes(), "little") for m in slot] for slot in masks[1 - side]]
+        for t in range(SLOTS):
+            for j in range(COLUMNS[side]):
+                expected = sum(int(data[side][i, j]) * plain[t][i] for i in range(ROWS))
+                assert (u[t][j] + v[t][j] - expected) % 2**128 == 0
+
+
+@pytest.mark.parametrize("slots", [2, 4, 7])
+def test_row_products(slots: int) -> None:
+    data = matrices()
+    k = score_bits(plaintext_bits=510, columns=max(COLUMNS), slots=slots)
+    layouts = [score_layout(plaintext_bits=510, columns=c, slots=slots, ring_bits=k) for c in COLUMNS]
+    masks = [[drbg(s, f"m{t}").stream("m").bits_many(COLUMNS[1 - s], k) for t in range(slots)] for s in (0, 1)]
+
+    def half(side: int) -> Any:
+        return lambda ch: exchange_row_products(
+            ch,
+            keys=keys_of(side),
+            matrix=data[side],
+            masks=masks[side],
+            layout=layouts[side],
+            peer_layout=layouts[1 - side],
+            drbg=drbg(side, "rows"),
+            limits=SMALL,
+            progress=silent,
+        )
+
+    (left_u, left_v), (right_u, right_v) = run_pair(half(0), half(1)).results()
+    for side, u, v in ((0, right_u, left_v), (1, left_u, right_v)):
+        for t in range(slots):
+            for i in range(ROWS):
+                expected = sum(int(a) * m for a, m in zip(data[side][i], masks[1 - side][t], strict=True))
+                assert (int(u[t, i]) + int(v[t, i]) - expected) % 2**k == 0
+
+
+def test_preconditioner_products() -> None:
+    rng = np.random.default_rng(8)
+    square = [rng.integers(-(2**33) + 1, 2**33, size=(c, c)) for c in COLUMNS]
+    matrix = [(np.tril(m) + np.tril(m, -1).T).tolist() for m in square]
+    masks = [[drbg(s, f"m{t}").stream("m").bits_many(COLUMNS[1 - s], 192) for t in range(SLOTS)] for s in (0, 1)]
+    layouts = [preconditioner_layout(plaintext_bits=510, columns=c, slots=SLOTS) for c in COLUMNS]
+
+    def half(side: int) -> Any:
+        return lambda ch: exchange_preconditioner_products(
+            ch,
+            keys=keys_of(side),
+            matrix=matrix[side],
+            masks=masks[side],
+            layout=layouts[side],
+            peer_layout=layouts[1 - side],
+            drbg=drbg(side, "preconditioner"),
+            limits=SMALL,
+        )
+
+    (left_u, left_v), (right_u, right_v) = run_pair(half(0), half(1)).results()
+    for side, u, v in ((0, right_u, left_v), (1, left_u, right_v)):
+        for t in range(SLOTS):
+            for i in range(COLUMNS[side]):
+                expected = sum(a * m for a, m in zip(matrix[side][i], masks[1 - side][t], strict=True))
+                assert (u[t][i] + v[t][i] - expected) % 2**192 == 0
+
+
+def test_inner_products_of_shared_vectors() -> None:
+    rng, rows, size = np.random.default_rng(9), 1000, 6
+    scale_g, scale_p = rows << GRADIENT_SCALE, rows << DIRECTION_SCALE
+    gradient = [int(v * scale_g) for v in rng.normal(size=size)]
+    directions = [[int(v * scale_p) for v in rng.normal(size=size)] for _ in range(3)]
+    shares = [[drbg(0, f"s{i}").stream("s").bits_many(size, 192)] for i in range(4)]
+    for i, vector in enumerate([gradient, *directions]):
+        shares[i].append([(a - b) % 2**192 for a, b in zip(vector, shares[i][0], strict=True)])
+    kept: list[list[Any]] = [[], []]
+    for t in (1, 2, 3):
+
+        def half(side: int, t: int = t) -> Any:
+            return lambda ch: inner_products(
+                ch,
+                keys=keys_of(side),
+                role=ROLES[side],  # type: ignore[arg-type]
+                rows=rows,
+                gradient=shares[0][side],
+                directions=[shares[1 + j][side] for j in range(t)],
+                operands=kept[side],
+                drbg=drbg(side, f"dot{t}"),
+                limits=SMALL,
+            )
+
+        (left, left_kept), (right, right_kept) = run_pair(half(0), half(1)).results()
+        kept[0].append(left_kept)
+        kept[1].append(right_kept)
+        assert left == right
+        exact = [sum(a * b for a, b in zip(gradient, p, strict=True)) / (scale_g * scale_p) for p in directions[:t]]
+        assert left == pytest.approx(exact, abs=2**-37)
+
+
+def test_the_preconditioner_is_the_inverse() -> None:
+    from fractions import Fraction
+
+    rng = np.random.default_rng(10)
+    matrix = np.clip(rng.normal(size=(500, 6)) * 1024, -8191, 8191).astype(np.int32)
+    matrix[:, 5] = matrix[:, 4]
+    assert np.array_equal(gram(matrix), matrix.astype(object).T @ matrix.astype(object))
+    kappa, l2 = Fraction(17, 100), Fraction(1, 1000)
+    result = np.array(preconditioner(matrix, kappa=kappa, l2=l2, unpenalised=1), dtype=np.float64) / 2**20
+    x = matrix / 1024
+    diagonal = np.full(6, float(l2) + 2**-12)
+    diagonal[0] = 2**-12
+    expected = np.linalg.inv(float(kappa) * x.T @ x / 500 + np.diag(diagonal))
+    assert np.allclose(result, expected, atol=1e-5)
+    assert np.array_equal(result, result.T)
+
+
+def test_batches_out_of_place_are_refused() -> None:
+    layout = column_layout(plaintext_bits=510, rows=ROWS, slots=1)
+    masks = np.zeros((1, ROWS, 16), dtype=np.uint8)
+
+    def half(side: int) -> Any:
+        return lambda ch: exchange_column_products(
+            ch,
+            keys=keys_of(side),
+            matrix=matrices()[side],
+            masks=masks,
+            peer_columns=COLUMNS[1 - side],
+            layout=layout,
+            drbg=drbg(side, "columns"),
+            limits=SMALL,
+            progress=silent,
+        )
+
+    def repeat(index: int, kind: str, payload: bytes) -> list[tuple[str, bytes]]:
+        return [(kind, payload)] * (2 if index == 1 else 1)
+
+    def drop(index: int, kind: str, payload: bytes) -> list[tuple[str, bytes]]:
+        return [] if index == 2 else [(kind, payload)]
+
+    def shorten(index: int, kind: str, payload: bytes) -> list[tuple[str, bytes]]:
+        return [(kind, payload[:-1] if index == 0 else payload)]
+
+    for tamper, codes in (
+        (repeat, {"protocol.wrong_position"}),
+        (drop, {"protocol.wrong_position"}),
+        (shorten, {"protocol.malformed_message", "protocol.wrong_length"}),
+    ):
+        outcome = run_pair(half(0), half(1), tamper_left=tamper, timeout=10)
+        assert isinstance(outcome.right_error, PeerError)
+        assert outcome.right_error.code in codes
