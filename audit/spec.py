@@ -12,7 +12,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Annotated, Literal
 
 import rfc8785
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from audit.errors import UsageError
 
@@ -25,17 +25,23 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Column = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
-def _decimal(text: str) -> str:
+DecimalText = Annotated[str, StringConstraints(pattern=r"^-?[0-9]{1,12}(\.[0-9]{1,24})?$")]
+"""A plain decimal number without an exponent: a few characters must not stand for a number of a billion digits."""
+
+
+def decimal_text(value: str | float | Decimal) -> str:
+    """The plain decimal form of what a person wrote (``1e-4`` becomes ``0.0001``).
+
+    Raises:
+        UsageError: ``spec.not_a_number`` when it is none of reasonable size.
+    """
     try:
-        value = Decimal(text)
+        number = Decimal(str(value).strip())
     except InvalidOperation:
-        raise ValueError(f"{text!r} is not a decimal number") from None
-    if not value.is_finite():
-        raise ValueError(f"{text!r} is not a finite number")
-    return text
-
-
-DecimalText = Annotated[str, StringConstraints(max_length=40), AfterValidator(_decimal)]
+        number = Decimal("NaN")
+    if not number.is_finite() or abs(number.adjusted()) > 12 or len(number.as_tuple().digits) > 24:
+        raise UsageError("spec.not_a_number", f"{value!r} is not a number from 1e-12 to 1e12.", remedy="Write it as 0.0001 or 1e-4.")
+    return format(number.normalize(), "f") if number else "0"
 
 
 class _Strict(BaseModel):
