@@ -40,7 +40,9 @@ def decimal_text(value: str | float | Decimal) -> str:
     except InvalidOperation:
         number = Decimal("NaN")
     if not number.is_finite() or abs(number.adjusted()) > 12 or len(number.as_tuple().digits) > 24:
-        raise UsageError("spec.not_a_number", f"{value!r} is not a number from 1e-12 to 1e12.", remedy="Write it as 0.0001 or 1e-4.")
+        raise UsageError(
+            "spec.not_a_number", f"{value!r} is not a number from 1e-12 to 1e12.", remedy="Write it as 0.0001 or 1e-4."
+        )
     return format(number.normalize(), "f") if number else "0"
 
 

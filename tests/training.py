@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from coordinator.optimizer import Next, first_range, plan_next
 from node.crypto.drbg import Drbg
+from node.engine import Engine, InlineEngine
 from node.limits import LIMITS
 from node.protocols import logistic
 from node.protocols.training import Prepared, RoundShares, TrainingPlan
@@ -54,6 +55,7 @@ class Training:
     key_bits: int = 512
     lookup_entries: int = 64
     seeds: Callable[[str], bytes] = seed_of
+    engine: Engine = field(default_factory=InlineEngine)
     prepared: list[Prepared] = field(default_factory=list)
     earlier: tuple[list[RoundShares], list[RoundShares]] = field(default_factory=lambda: ([], []))
     sent: list[tuple[str, int, bytes]] = field(default_factory=list)
@@ -86,7 +88,10 @@ class Training:
 
     def prepare(self, **tamper: Any) -> Outcome:
         outcome = self.run(
-            lambda role, ch: logistic.prepare(ch, **self.halves(role), drbg=self.drbg(role, "prepare"), limits=LIMITS), **tamper
+            lambda role, ch: logistic.prepare(
+                ch, **self.halves(role), drbg=self.drbg(role, "prepare"), engine=self.engine, limits=LIMITS
+            ),
+            **tamper,
         )
         self.prepared = [p for p in (outcome.left, outcome.right) if p is not None]
         return outcome

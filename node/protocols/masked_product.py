@@ -17,7 +17,7 @@ direction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 from node.crypto.drbg import Drbg, Stream
 from node.crypto.packing import pack_slots, unpack_slots
 from node.crypto.paillier import Decryptor, OwnerEncryptor, PeerEncryptor, PublicKey, SecretKey
-from node.crypto.products import ColumnProducts, RowProducts
+from node.crypto.products import ColumnProducts
+from node.engine import Engine, batches
 from node.limits import Limits
 from node.protocols.batches import receive_ciphertexts, send_ciphertexts
 from node.protocols.channel import Channel, Progress
@@ -61,12 +62,17 @@ def _hiding_pattern(layout: SlotLayout, slots: int) -> int:
     return pack_slots([(1 << layout.hiding_bits) - 1] * slots, layout.slot_bits)
 
 
+def _draw_masks(count: int, layout: SlotLayout, slots: int, stream: Stream) -> list[int]:
+    """Packed masks for ``count`` ciphertexts: uniform in every slot, but for its highest bit."""
+    pattern = _hiding_pattern(layout, slots)
+    return [value & pattern for value in stream.bits_many(count, layout.slot_bits * slots)]
+
+
 def _hide(
     products: Sequence[mpz], keys: JobKeys, layout: SlotLayout, slots: int, *, masks: Stream, noise: Stream
 ) -> tuple[list[mpz], list[list[int]]]:
     """Add a fresh mask to every slot of every product and re-randomise; also returns the masks, one list of slots a product."""
-    pattern = _hiding_pattern(layout, slots)
-    packed = [value & pattern for value in masks.bits_many(len(products), layout.slot_bits * slots)]
+    packed = _draw_masks(len(products), layout, slots, masks)
     hidden = keys.peer_encryptor.rerandomise(products, noise, add=packed)
     return hidden, [unpack_slots(value, layout.slot_bits, slots) for value in packed]
 
@@ -111,6 +117,7 @@ def exchange_column_products(
     peer_columns: int,
     layout: SlotLayout,
     drbg: Drbg,
+    engine: Engine,
     limits: Limits,
     progress: Progress,
 ) -> tuple[list[list[int]], list[list[int]]]:
@@ -125,23 +132,26 @@ def exchange_column_products(
         (u, v): u[slot][peer column] as mask holder, v[slot][own column] as matrix holder, modulo 2**layout.ring_bits.
     """
     slots, rows, _ = masks.shape
-    own_columns = matrix.shape[1]
     noise, hiding, hiding_noise = (drbg.stream(f"column {what}") for what in ("encryption", "masks", "masks encryption"))
     modulus = (1 << layout.ring_bits) - 1
     u: list[list[int]] = []
     v: list[list[int]] = []
-    start = 0
-    for group in layout.group_sizes(slots):
+    for start, group in layout.groups_of(slots):
         chosen = masks[start : start + group]
-        accumulator = ColumnProducts(keys.peer, columns=own_columns, entry_bits=ENTRY_BITS)
-        for first in range(0, rows, limits.ciphertext_batch):
-            part = slice(first, min(first + limits.ciphertext_batch, rows))
-            mine = keys.encryptor.encrypt(pack_words(chosen[:, part], layout.slot_bits), noise)
-            send_ciphertexts(ch, pb.ColumnMasks, mine, keys.own.public, first=first)
-            theirs = receive_ciphertexts(ch, pb.ColumnMasks, keys.peer, first=first, count=part.stop - first)
-            accumulator.add(theirs, matrix[part] + ENTRY_OFFSET)
-            progress("encrypting masks", start * rows + part.stop * group, slots * rows)
-        hidden, added = _hide(accumulator.result(), keys, layout, group, masks=hiding, noise=hiding_noise)
+        plaintexts = (pack_words(chosen[:, part], layout.slot_bits) for part in _parts(rows, limits.ciphertext_batch))
+        encrypted = batches.encrypt(engine, keys.own, plaintexts, noise, expected=rows * layout.groups)
+
+        def swapped(encrypted: Iterator[list[mpz]] = encrypted, start: int = start, group: int = group) -> Iterator[Any]:
+            for part in _parts(rows, limits.ciphertext_batch):
+                send_ciphertexts(ch, pb.ColumnMasks, next(encrypted), keys.own.public, first=part.start)
+                theirs = receive_ciphertexts(ch, pb.ColumnMasks, keys.peer, first=part.start, count=part.stop - part.start)
+                progress("encrypting masks", start * rows + part.stop * group, slots * rows)
+                yield theirs, matrix[part] + ENTRY_OFFSET
+
+        products = batches.column_products(
+            engine, keys.peer, swapped(), columns=matrix.shape[1], entry_bits=ENTRY_BITS, expected_rows=rows
+        )
+        hidden, added = _hide(products, keys, layout, group, masks=hiding, noise=hiding_noise)
         answers = swap_ciphertexts(
             ch, pb.ColumnProducts, hidden, keys.peer, count=peer_columns, key=keys.own.public, batch=limits.ciphertext_batch
         )
@@ -149,8 +159,12 @@ def exchange_column_products(
         totals = _mask_totals(chosen)
         u += [[(row[t] - ENTRY_OFFSET * totals[t]) & modulus for row in sums] for t in range(group)]
         v += [[-row[t] & modulus for row in added] for t in range(group)]
-        start += group
     return u, v
+
+
+def _parts(rows: int, batch: int) -> Iterator[slice]:
+    """Consecutive slices of at most ``batch`` rows."""
+    return (slice(first, min(first + batch, rows)) for first in range(0, rows, batch))
 
 
 # ---- X w: row products -----------------------------------------------------------------------------------------------------------
@@ -165,6 +179,7 @@ def exchange_row_products(
     layout: SlotLayout,
     peer_layout: SlotLayout,
     drbg: Drbg,
+    engine: Engine,
     limits: Limits,
     progress: Progress,
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
@@ -184,72 +199,79 @@ def exchange_row_products(
     noise, hiding, hiding_noise = (drbg.stream(f"row {what}") for what in ("encryption", "masks", "masks encryption"))
     # A batch is a multiple of both sides' rows in a ciphertext; each side's ciphertexts of a batch go as one message.
     batch = layout.rows * peer_layout.rows * max(1, limits.ciphertext_batch // max(layout.rows, peer_layout.rows))
-    own_groups, peer_groups = _starts(layout, slots), _starts(peer_layout, slots)
-    bases = [
-        _send_and_receive_bases(ch, keys, masks, i, own_groups, peer_groups, layout, peer_layout, matrix.shape[1], noise, limits)
-        for i in range(max(len(own_groups), len(peer_groups)))
-    ]
-    for i, received in enumerate(bases):
-        table = None
-        if received:
-            start, group = own_groups[i]
-            shifts = [k * group * layout.slot_bits for k in range(layout.rows)]
-            table = RowProducts(keys.peer, received, entry_bits=ENTRY_BITS, shifts=shifts)
-        for first in range(0, rows, batch):
-            last = min(first + batch, rows)
-            if table is not None:
-                hidden, added = _hide(
-                    table.multiply(matrix[first:last] + ENTRY_OFFSET),
-                    keys,
-                    layout,
-                    group * layout.rows,
-                    masks=hiding,
-                    noise=hiding_noise,
-                )
-                send_ciphertexts(ch, pb.RowProducts, hidden, keys.peer, first=first)
-                v[start : start + group, first:last] = _unfold(added, last - first, group, ring)
-            if i < len(peer_groups):
-                peer_start, peer_group = peer_groups[i]
-                count = -(-(last - first) // peer_layout.rows)
-                answers = receive_ciphertexts(ch, pb.RowProducts, keys.own.public, first=first, count=count)
-                opened = [
-                    unpack_slots(value, peer_layout.slot_bits, peer_group * peer_layout.rows)
-                    for value in keys.decryptor.decrypt(answers)
-                ]
-                u[peer_start : peer_start + peer_group, first:last] = _unfold(opened, last - first, peer_group, ring)
-            progress("multiplying rows", i * rows + last, len(bases) * rows)
+    own_groups, peer_groups = layout.groups_of(slots), peer_layout.groups_of(slots)
+    steps = max(len(own_groups), len(peer_groups))
+    for i in range(steps):
+        mine = _pack_columns(masks, peer_groups[i], peer_layout) if i < len(peer_groups) else []
+        bases = swap_ciphertexts(
+            ch,
+            pb.RowMasks,
+            keys.encryptor.encrypt(mine, noise),
+            keys.own.public,
+            count=matrix.shape[1] if i < len(own_groups) else 0,
+            key=keys.peer,
+            batch=limits.ciphertext_batch,
+        )
+        hidden: Iterator[list[mpz]] = iter(())
+        if bases:
+            hidden = _hidden_rows(keys, bases, matrix, layout, own_groups[i], batch, v, engine, hiding, hiding_noise)
+
+        def swapped(hidden: Iterator[list[mpz]] = hidden, i: int = i, sending: bool = bool(bases)) -> Iterator[list[mpz]]:
+            for part in _parts(rows, batch):
+                if sending:
+                    send_ciphertexts(ch, pb.RowProducts, next(hidden), keys.peer, first=part.start)
+                count = -(-(part.stop - part.start) // peer_layout.rows) if i < len(peer_groups) else 0
+                yield receive_ciphertexts(ch, pb.RowProducts, keys.own.public, first=part.start, count=count) if count else []
+                progress("multiplying rows", i * rows + part.stop, steps * rows)
+
+        for part, opened in zip(_parts(rows, batch), batches.decrypt(engine, keys.own, swapped()), strict=True):
+            if opened:
+                start, group = peer_groups[i]
+                sums = [unpack_slots(value, peer_layout.slot_bits, group * peer_layout.rows) for value in opened]
+                u[start : start + group, part] = _unfold(sums, part.stop - part.start, group, ring)
     # Products were taken with raised entries; and the matrix holder's share is minus the mask.
     totals = np.array([(ENTRY_OFFSET * sum(m)) % 2**64 for m in masks], dtype=np.uint64)
     return (u - totals[:, None]) & ring, (np.uint64(0) - v) & ring
 
 
-def _starts(layout: SlotLayout, slots: int) -> list[tuple[int, int]]:
-    sizes = layout.group_sizes(slots)
-    return [(sum(sizes[:i]), size) for i, size in enumerate(sizes)]
-
-
-def _send_and_receive_bases(
-    ch: Channel,
+def _hidden_rows(
     keys: JobKeys,
-    masks: Sequence[Sequence[int]],
-    index: int,
-    own_groups: list[tuple[int, int]],
-    peer_groups: list[tuple[int, int]],
+    bases: Sequence[mpz],
+    matrix: NDArray[np.int32],
     layout: SlotLayout,
-    peer_layout: SlotLayout,
-    own_columns: int,
+    slots: tuple[int, int],
+    batch: int,
+    v: NDArray[np.uint64],
+    engine: Engine,
+    masks: Stream,
     noise: Stream,
-    limits: Limits,
-) -> list[mpz]:
-    """Own masks of one group go out as ciphertexts; the peer's, for the own matrix, come in (empty when it has no such group)."""
-    mine: list[mpz] = []
-    if index < len(peer_groups):
-        start, group = peer_groups[index]
-        columns = range(len(masks[0]))
-        packed = [pack_slots([masks[start + t][j] for t in range(group)], peer_layout.slot_bits) for j in columns]
-        mine = keys.encryptor.encrypt(packed, noise)
-    count = own_columns if index < len(own_groups) else 0
-    return swap_ciphertexts(ch, pb.RowMasks, mine, keys.own.public, count=count, key=keys.peer, batch=limits.ciphertext_batch)
+) -> Iterator[list[mpz]]:
+    """The masked products of the own rows, batch by batch; each batch's masks are noted in ``v`` as they are drawn."""
+    (start, group), rows = slots, len(matrix)
+    products = batches.row_products(
+        engine,
+        keys.peer,
+        bases,
+        (matrix[part] + ENTRY_OFFSET for part in _parts(rows, batch)),
+        entry_bits=ENTRY_BITS,
+        shifts=[k * group * layout.slot_bits for k in range(layout.rows)],
+        expected_rows=rows,
+    )
+
+    def masked() -> Iterator[tuple[list[mpz], list[int]]]:
+        for part, items in zip(_parts(rows, batch), products, strict=True):
+            packed = _draw_masks(len(items), layout, group * layout.rows, masks)
+            added = [unpack_slots(value, layout.slot_bits, group * layout.rows) for value in packed]
+            v[start : start + group, part] = _unfold(added, part.stop - part.start, group, word_mask(layout.ring_bits))
+            yield items, packed
+
+    return batches.rerandomise(engine, keys.peer, masked(), noise, expected=-(-rows // layout.rows))
+
+
+def _pack_columns(masks: Sequence[Sequence[int]], slots: tuple[int, int], layout: SlotLayout) -> list[int]:
+    """One plaintext a column: the masks of a group of slots."""
+    start, group = slots
+    return [pack_slots([masks[start + t][j] for t in range(group)], layout.slot_bits) for j in range(len(masks[0]))]
 
 
 def _unfold(slots: list[list[int]], rows: int, group: int, ring: np.uint64) -> NDArray[np.uint64]:
@@ -287,15 +309,11 @@ def exchange_preconditioner_products(
     offset = 1 << (PRECONDITIONER_BITS - 1)
     raised = np.array(matrix, dtype=np.int64) + offset
     modulus = (1 << layout.ring_bits) - 1
-    own_groups, peer_groups = _starts(layout, slots), _starts(peer_layout, slots)
+    own_groups, peer_groups = layout.groups_of(slots), peer_layout.groups_of(slots)
     u: list[list[int]] = []
     v: list[list[int]] = []
     for i in range(max(len(own_groups), len(peer_groups))):
-        mine: list[mpz] = []
-        if i < len(peer_groups):
-            start, group = peer_groups[i]
-            packed = [pack_slots([masks[start + t][j] for t in range(group)], peer_layout.slot_bits) for j in range(peer_columns)]
-            mine = keys.encryptor.encrypt(packed, noise)
+        mine = keys.encryptor.encrypt(_pack_columns(masks, peer_groups[i], peer_layout) if i < len(peer_groups) else [], noise)
         here, there = i < len(own_groups), i < len(peer_groups)
         count = own_columns if here else 0
         theirs = swap_ciphertexts(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from node.crypto.drbg import Drbg, Stream
 from node.crypto.paillier import SecretKey, check_public_key, generate_key
+from node.engine import Engine
 from node.errors import DataError, PeerError
 from node.limits import Limits
 from node.protocols.channel import Channel, Progress, silent
@@ -49,6 +50,7 @@ def prepare(
     matrix: NDArray[np.int32],
     label: NDArray[np.int8] | None,
     drbg: Drbg,
+    engine: Engine,
     limits: Limits,
     progress: Progress = silent,
 ) -> Prepared:
@@ -79,6 +81,7 @@ def prepare(
         peer_columns=peer_columns,
         layout=column_layout(plaintext_bits=bits, rows=plan.rows, slots=slots),
         drbg=drbg,
+        engine=engine,
         limits=limits,
         progress=progress,
     )
@@ -96,6 +99,7 @@ def prepare(
         layout=own_layout,
         peer_layout=peer_layout,
         drbg=drbg,
+        engine=engine,
         limits=limits,
         progress=progress,
     )

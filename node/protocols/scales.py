@@ -120,9 +120,9 @@ class SlotLayout:
         """Masks added to a product are uniform integers of this many bits."""
         return self.slot_bits - 1
 
-    def group_sizes(self, slots: int) -> list[int]:
-        """Slots in each group."""
-        return [min(self.group, slots - start) for start in range(0, slots, self.group)]
+    def groups_of(self, slots: int) -> list[tuple[int, int]]:
+        """(first slot, number of slots) of each group."""
+        return [(start, min(self.group, slots - start)) for start in range(0, slots, self.group)]
 
 
 def _slot_bits(ring_bits: int, entry_bits: int, terms: int) -> int:

@@ -12,6 +12,7 @@ from scipy.stats import chisquare
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 
+from node.engine import PoolEngine
 from node.errors import DataError, PeerError, UsageError
 from node.limits import LIMITS
 from node.protocols.logistic import sigmoid_table
@@ -146,6 +147,19 @@ def test_the_same_seeds_give_the_same_bytes_and_others_do_not() -> None:
     public = {"JobFigures"}
     plain = [(a, b) for a, b in zip(first, other, strict=False) if a[0] not in public and a[0] != "DirectiveEcho"]
     assert all(a[2] != b[2] for a, b in plain if a[0] == b[0])
+
+
+def test_a_pool_of_processes_gives_the_same_bytes() -> None:
+    left, right, label = toy(40, (2, 2), seed=4)
+    inline = Training(left, right, label, rounds=2)
+    inline.prepare().results()
+    pool = PoolEngine(2)
+    try:
+        pooled_run = Training(left, right, label, rounds=2, engine=pool)
+        pooled_run.prepare(timeout=120).results()
+    finally:
+        pool.close()
+    assert pooled_run.sent == inline.sent
 
 
 def test_a_round_that_runs_again_uses_another_mask() -> None:

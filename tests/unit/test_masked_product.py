@@ -9,6 +9,7 @@ import pytest
 
 from node.crypto.drbg import Drbg
 from node.crypto.paillier import generate_key
+from node.engine import InlineEngine
 from node.errors import PeerError
 from node.limits import LIMITS, Limits
 from node.protocols.channel import silent
@@ -64,6 +65,7 @@ def test_column_products(limits: Limits) -> None:
             peer_columns=COLUMNS[1 - side],
             layout=layout,
             drbg=drbg(side, "columns"),
+            engine=InlineEngine(),
             limits=limits,
             progress=silent,
         )
@@ -93,6 +95,7 @@ def test_row_products(slots: int) -> None:
             layout=layouts[side],
             peer_layout=layouts[1 - side],
             drbg=drbg(side, "rows"),
+            engine=InlineEngine(),
             limits=SMALL,
             progress=silent,
         )
@@ -194,6 +197,7 @@ def test_batches_out_of_place_are_refused() -> None:
             peer_columns=COLUMNS[1 - side],
             layout=layout,
             drbg=drbg(side, "columns"),
+            engine=InlineEngine(),
             limits=SMALL,
             progress=silent,
         )

@@ -110,8 +110,8 @@ def test_slots_never_reach_each_other_and_fit_the_plaintext(bits: int, columns: 
         assert 2**layout.hiding_bits >= largest << STATISTICAL_BITS
         assert largest + 2**layout.hiding_bits - 1 < 2**layout.slot_bits
         assert layout.rows * layout.group * layout.slot_bits <= plaintext
-        assert sum(layout.group_sizes(slots)) == slots
-        assert len(layout.group_sizes(slots)) == layout.groups
+        assert sum(size for _, size in layout.groups_of(slots)) == slots
+        assert len(layout.groups_of(slots)) == layout.groups
 
 
 def test_a_2048_bit_ciphertext_holds_three_rows_of_eight_rounds() -> None:

@@ -1,0 +1,190 @@
+"""The heavy loops of Paillier over batches, on any engine, with the same bits from each.
+
+The caller draws randomness from its stream, in order, and streams batches in; results come out batch by batch in the same order.
+Inline, one
+object serves all batches.  A worker process keeps the tables of the last key or bases it saw; an item carries what is needed to
+build them (a few kilobytes), so workers may come and go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+
+import numpy as np
+from gmpy2 import mpz
+from numpy.typing import NDArray
+
+from node.crypto.drbg import Stream
+from node.crypto.paillier import Decryptor, OwnerEncryptor, PeerEncryptor, PublicKey, SecretKey
+from node.crypto.products import ColumnProducts, RowProducts
+from node.engine.base import Engine
+from node.engine.inline import InlineEngine
+
+Rows = NDArray[np.integer]
+Primes = tuple[PublicKey, int, int]
+"""What a worker is told of a secret key: see :class:`node.crypto.paillier.SecretKey`."""
+
+SHARD_ROWS = 4096
+"""Rows of one worker's share of column products: many enough that combining its buckets costs little."""
+
+
+def _primes(key: SecretKey) -> Primes:
+    return key.public, int(key.p), int(key.q)
+
+
+def _key(primes: Primes) -> SecretKey:
+    public, p, q = primes
+    return SecretKey(public, mpz(p), mpz(q))
+
+
+@lru_cache(maxsize=1)
+def _owner(primes: Primes, expected: int) -> OwnerEncryptor:
+    return OwnerEncryptor(_key(primes), expected=expected)
+
+
+@lru_cache(maxsize=1)
+def _peer(public_key: PublicKey, expected: int) -> PeerEncryptor:
+    return PeerEncryptor(public_key, expected=expected)
+
+
+@lru_cache(maxsize=1)
+def _decryptor(primes: Primes) -> Decryptor:
+    return Decryptor(_key(primes))
+
+
+@lru_cache(maxsize=1)
+def _rows(public_key: PublicKey, bases: tuple[mpz, ...], entry_bits: int, shifts: tuple[int, ...], expected: int) -> RowProducts:
+    return RowProducts(public_key, bases, entry_bits=entry_bits, shifts=shifts, expected_rows=expected)
+
+
+def _encrypt_one(item: tuple[Primes, int, Sequence[int], bytes]) -> list[mpz]:
+    primes, expected, plaintexts, exponents = item
+    return _owner(primes, expected).encrypt_drawn(plaintexts, exponents)
+
+
+def _rerandomise_one(item: tuple[PublicKey, int, Sequence[mpz], Sequence[int] | None, bytes]) -> list[mpz]:
+    public_key, expected, ciphertexts, add, exponents = item
+    return _peer(public_key, expected).rerandomise_drawn(ciphertexts, exponents, add=add)
+
+
+def _decrypt_one(item: tuple[Primes, Sequence[mpz]]) -> list[int]:
+    primes, ciphertexts = item
+    return _decryptor(primes).decrypt(ciphertexts)
+
+
+def _rows_one(item: tuple[PublicKey, tuple[mpz, ...], int, tuple[int, ...], int, Rows]) -> list[mpz]:
+    public_key, bases, entry_bits, shifts, expected, rows = item
+    return _rows(public_key, bases, entry_bits, shifts, expected).multiply(rows)
+
+
+def _columns_one(item: tuple[PublicKey, int, list[tuple[Sequence[mpz], Rows]]]) -> list[mpz]:
+    public_key, entry_bits, batches = item
+    products = ColumnProducts(
+        public_key,
+        columns=batches[0][1].shape[1],
+        entry_bits=entry_bits,
+        expected_rows=sum(len(ciphertexts) for ciphertexts, _ in batches),
+    )
+    for ciphertexts, rows in batches:
+        products.add(ciphertexts, rows)
+    return products.result()
+
+
+def encrypt(
+    engine: Engine, key: SecretKey, batches: Iterable[Sequence[int]], stream: Stream, *, expected: int = 0
+) -> Iterator[list[mpz]]:
+    """The owner's encryption of each batch of plaintexts (:meth:`OwnerEncryptor.encrypt`).
+
+    Args:
+        engine: where it runs.
+        key: the owner's key.
+        batches: batches of integers m, -N < m < N.
+        stream: source of the exponents; not to be used by others until the last batch is out.
+        expected: about how many ciphertexts there will be in all, sizes the tables; 0 when not known.
+    """
+    if isinstance(engine, InlineEngine):
+        encryptor = OwnerEncryptor(key, expected=expected)
+        return (encryptor.encrypt(batch, stream) for batch in batches)
+    primes, size = _primes(key), key.public.exponent_bytes
+    return engine.map(_encrypt_one, ((primes, expected, batch, stream.bytes(size * len(batch))) for batch in batches))
+
+
+def rerandomise(
+    engine: Engine,
+    public_key: PublicKey,
+    batches: Iterable[tuple[Sequence[mpz], Sequence[int] | None]],
+    stream: Stream,
+    *,
+    expected: int = 0,
+) -> Iterator[list[mpz]]:
+    """Each batch (ciphertexts, addends or None) under fresh randomness (:meth:`PeerEncryptor.rerandomise`); see :func:`encrypt`."""
+    if isinstance(engine, InlineEngine):
+        encryptor = PeerEncryptor(public_key, expected=expected)
+        return (encryptor.rerandomise(ciphertexts, stream, add=add) for ciphertexts, add in batches)
+    size = public_key.exponent_bytes
+    return engine.map(
+        _rerandomise_one,
+        ((public_key, expected, ciphertexts, add, stream.bytes(size * len(ciphertexts))) for ciphertexts, add in batches),
+    )
+
+
+def decrypt(engine: Engine, key: SecretKey, batches: Iterable[Sequence[mpz]]) -> Iterator[list[int]]:
+    """The plaintexts of each batch, in [0, N) (:meth:`Decryptor.decrypt`)."""
+    if isinstance(engine, InlineEngine):
+        return map(Decryptor(key).decrypt, batches)
+    primes = _primes(key)
+    return engine.map(_decrypt_one, ((primes, batch) for batch in batches))
+
+
+def row_products(
+    engine: Engine,
+    public_key: PublicKey,
+    bases: Sequence[mpz],
+    batches: Iterable[Rows],
+    *,
+    entry_bits: int,
+    shifts: Sequence[int],
+    expected_rows: int,
+) -> Iterator[list[mpz]]:
+    """The row products of each batch (:class:`RowProducts`; every batch but the last a multiple of ``len(shifts)`` rows)."""
+    if isinstance(engine, InlineEngine):
+        products = RowProducts(public_key, bases, entry_bits=entry_bits, shifts=shifts, expected_rows=expected_rows)
+        return map(products.multiply, batches)
+    fixed = (public_key, tuple(bases), entry_bits, tuple(shifts), -(-expected_rows // engine.workers))
+    return engine.map(_rows_one, ((*fixed, rows) for rows in batches))
+
+
+def column_products(
+    engine: Engine,
+    public_key: PublicKey,
+    batches: Iterable[tuple[Sequence[mpz], Rows]],
+    *,
+    columns: int,
+    entry_bits: int,
+    expected_rows: int,
+) -> list[mpz]:
+    """The column products over all batches (ciphertexts, rows) (:class:`ColumnProducts`)."""
+    if isinstance(engine, InlineEngine):
+        products = ColumnProducts(public_key, columns=columns, entry_bits=entry_bits, expected_rows=expected_rows)
+        for ciphertexts, rows in batches:
+            products.add(ciphertexts, rows)
+        return products.result()
+    totals = [mpz(1)] * columns
+    for part in engine.map(_columns_one, ((public_key, entry_bits, shard) for shard in _shards(batches))):
+        totals = [total * factor % public_key.n_squared for total, factor in zip(totals, part, strict=True)]
+    return totals
+
+
+def _shards(batches: Iterable[tuple[Sequence[mpz], Rows]]) -> Iterator[list[tuple[Sequence[mpz], Rows]]]:
+    """Batches gathered to at least :data:`SHARD_ROWS` rows."""
+    shard: list[tuple[Sequence[mpz], Rows]] = []
+    rows = 0
+    for ciphertexts, matrix in batches:
+        shard.append((ciphertexts, matrix))
+        rows += len(ciphertexts)
+        if rows >= SHARD_ROWS:
+            yield shard
+            shard, rows = [], 0
+    if shard:
+        yield shard

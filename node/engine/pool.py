@@ -1,0 +1,102 @@
+"""The engine of several processes on this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import TypeVar
+
+from node.errors import IsthmusError, UsageError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+IN_FLIGHT_PER_WORKER = 2
+"""One item being worked on and one waiting, so that no worker idles while a result travels."""
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, which stops its workers; and never outlive a parent that was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+
+
+def _follow(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """An error raised on purpose, in parts, on its way from a worker: pickle cannot rebuild exceptions with named arguments."""
+
+    kind: type[IsthmusError]
+    code: str
+    message: str
+    remedy: str
+
+
+def _call(function: Callable[[T], R], item: T) -> R | _Refusal:
+    try:
+        return function(item)
+    except IsthmusError as error:
+        return _Refusal(type(error), error.code, error.message, error.remedy)
+
+
+def _result(future: Future[R | _Refusal]) -> R:
+    result = future.result()
+    if isinstance(result, _Refusal):
+        raise result.kind(result.code, result.message, remedy=result.remedy)
+    return result
+
+
+class PoolEngine:
+    """A pool of worker processes, started by ``spawn``: a fork of a process that has gRPC's threads may hang.
+
+    Items and results travel pickled through pipes between processes of one user on one machine, and nowhere else.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+
+    def __repr__(self) -> str:
+        return f"PoolEngine({self.workers} workers)"
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """``function`` of every item, in order; at most two items per worker are in flight.
+
+        Raises:
+            UsageError: ``engine.worker_died`` when the operating system ended a worker (usually for want of memory).
+        """
+        waiting: deque[Future[R | _Refusal]] = deque()
+        try:
+            for item in items:
+                waiting.append(self._pool.submit(_call, function, item))
+                if len(waiting) >= IN_FLIGHT_PER_WORKER * self.workers:
+                    yield _result(waiting.popleft())
+            while waiting:
+                yield _result(waiting.popleft())
+        except BrokenProcessPool:
+            raise UsageError(
+                "engine.worker_died",
+                "A worker process was ended by the operating system.",
+                remedy="Lower workers under [engine] (each needs memory of its own), restart the node and run the step again.",
+            ) from None
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def close(self) -> None:
+        """Stop the workers and wait until they are gone."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
