@@ -64,6 +64,15 @@ def test_the_model_is_scikit_learns(trained: tuple[Training, NDArray[np.float64]
     assert abs(roc_auc_score(training.label, ours) - roc_auc_score(training.label, theirs)) < 2e-3
 
 
+def test_a_strong_penalty_is_scikit_learns_too() -> None:
+    left, right, label = toy(600, (3, 4))
+    training = Training(left, right, label, rounds=5, l2=Fraction(1, 2))
+    weights, _ = training.train(tolerance=1e-7)
+    oracle = LogisticRegression(C=1 / (0.5 * 600), tol=1e-9, max_iter=1000).fit(pooled(training), label)
+    assert weights[1:] == pytest.approx(oracle.coef_[0], abs=0.01)
+    assert weights[0] == pytest.approx(oracle.intercept_[0], abs=0.02)
+
+
 def test_both_parties_get_their_own_weights_and_the_other_share_is_uniform(trained: tuple[Training, Any]) -> None:
     """The shares of the weights that cross are read once; each alone says nothing."""
     training, weights = trained

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import chisquare
 
 from node.crypto.drbg import Drbg
+from node.crypto.packing import ciphertexts_from_bytes
 from node.crypto.paillier import generate_key
 from node.engine import InlineEngine
 from node.errors import PeerError
@@ -29,6 +31,7 @@ from node.protocols.scales import (
     score_bits,
     score_layout,
 )
+from protos import peer_pb2 as pb
 from tests.pair import run_pair
 from tests.training import ROLES
 
@@ -77,6 +80,15 @@ def test_column_products(limits: Limits) -> None:
             for j in range(COLUMNS[side]):
                 expected = sum(int(data[side][i, j]) * plain[t][i] for i in range(ROWS))
                 assert (u[t][j] + v[t][j] - expected) % 2**128 == 0
+        for share in (u, v):
+            octets = np.frombuffer(b"".join(value.to_bytes(16) for slot in share for value in slot), dtype=np.uint8)
+            assert_uniform(octets >> 5, cells=8)
+
+
+def assert_uniform(values: Any, *, cells: int) -> None:
+    """A share alone is indistinguishable from uniform."""
+    counts = np.bincount(np.asarray(values).ravel().astype(np.int64), minlength=cells)
+    assert chisquare(counts).pvalue > 1e-6
 
 
 @pytest.mark.parametrize("slots", [2, 4, 7])
@@ -106,6 +118,8 @@ def test_row_products(slots: int) -> None:
             for i in range(ROWS):
                 expected = sum(int(a) * m for a, m in zip(data[side][i], masks[1 - side][t], strict=True))
                 assert (int(u[t, i]) + int(v[t, i]) - expected) % 2**k == 0
+        assert_uniform(u >> np.uint64(k - 3), cells=8)
+        assert_uniform(v >> np.uint64(k - 3), cells=8)
 
 
 def test_preconditioner_products() -> None:
@@ -159,7 +173,13 @@ def test_inner_products_of_shared_vectors() -> None:
                 limits=SMALL,
             )
 
-        (left, left_kept), (right, right_kept) = run_pair(half(0), half(1)).results()
+        outcome = run_pair(half(0), half(1))
+        (left, left_kept), (right, right_kept) = outcome.results()
+        # What the key's owner decrypts is hidden: a mask of 384 + log2(size) + 40 bits covers the products.
+        for side, sent in ((1, outcome.left_sent), (0, outcome.right_sent)):
+            values = pb.DotResults.FromString(next(payload for kind, payload in sent if kind == "DotResults")).values
+            opened = keys_of(side).decryptor.decrypt(ciphertexts_from_bytes(values, t, keys_of(side).own.public))
+            assert all(2**400 < value < 2**428 for value in opened)
         kept[0].append(left_kept)
         kept[1].append(right_kept)
         assert left == right
