@@ -26,7 +26,7 @@ from node.protocols.scales import PRODUCT_BITS, SHORT_BITS, SPARE_SLOTS, step_sc
 
 Arrays = dict[str, NDArray[np.generic]]
 
-_BASE_RATE = re.compile(r"^0\.0{0,9}[1-9][0-9]?$")
+_BASE_RATE = re.compile(r"^0\.0{0,6}[1-9][0-9]?$")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,97 @@
+"""The commented configuration and policy that ``isthmus-node init`` writes: both load as they are."""
+
+from __future__ import annotations
+
+NODE_TOML = """\
+# Configuration of an isthmus node.  Relative paths start at this file's folder.  Unknown keys are refused.
+
+[node]
+name = "{name}"
+role = "{role}"                   # "bank" or "platform"
+{listen}
+{address}
+keys = "keys"                     # this node's private keys: readable by its user alone
+partners = "partners"             # *.partner.json, written by `isthmus-node partner add FILE`
+state = "state"                   # database, job files and the audit log
+policy = "policy.toml"
+
+[coordinator]
+partner = "coordinator"           # the name in the coordinator's partner file
+
+[engine]
+kind = "inline"                   # "processes" spreads the heavy loops over `workers` processes
+workers = 1
+
+# A data set.  Only the columns declared here are offered to jobs; every other column of the source stays unread.
+#
+# [[dataset]]
+# name = "cards"
+# source = "csv"                  # csv | parquet | sqlite | postgresql
+# path = "cards.csv"              # csv, parquet and sqlite
+# delimiter = ","                 # csv: one of , ; | or a tab
+# uri = "postgresql://reader@db.example/cards"      # postgresql; the password is better kept in ~/.pgpass
+# query = "select * from customers"                 # sqlite and postgresql; read-only
+# identifier = "customer_id"
+# normalise = "casefold"          # exact | casefold | digits | email | sha256 | phone-e164:CC; must equal the job's
+#
+# [dataset.columns.LIMIT_BAL]
+# kind = "number"
+# missing = "refuse"              # or "mean", "median" (of the training rows), or a number in quotes: "0"
+#
+# [dataset.columns.REGION]
+# kind = "category"
+# missing = "refuse"              # or the level that an empty value counts as: "unknown"
+# encoding = "one-hot"            # or "woe" (weight of evidence), where this node holds the label
+#
+# [dataset.columns.default]
+# kind = "label"                  # two values
+# positive = "1"                  # the value that counts as 1 (when absent: 1 or true)
+"""
+
+LISTEN_SAMPLE = '# listen = "127.0.0.1:7443"     # absent: this node dials out only and opens no port'
+ADDRESS_SAMPLE = '# address = "bank.example:7443" # how partners reach this node; absent: they cannot dial it'
+
+POLICY_TOML = """\
+# What jobs may ask of this node.  A job that breaks a clause is refused before anyone is asked; one that keeps them all still
+# waits for `isthmus-node approve JOB`, unless an [[auto_approve]] rule at the end matches.  A clause left out has its strictest
+# value.
+
+[partners]
+allow = "added"                   # every partner whose file was added here, or a list of names: ["platform"]
+
+[datasets]
+offer = ["label_holder", "feature_holder"]          # roles in which any configured data set may serve
+
+# [[dataset]]                     # a narrower rule for one data set
+# name = "cards"
+# roles = ["label_holder"]
+# partners = ["platform"]
+
+[limits]
+minimum_intersection = 1000       # smallest number of shared customers a job may accept
+key_bits_min = 2048               # below 3072 a warning is shown
+rounds_max = 16                   # each round discloses a few inner products (never data)
+bands_max = 64                    # score bands of the evaluation
+lookup_entries = [32, 64, 128]
+features_max = 1024
+
+[disclose]                        # the evaluation's aggregates (AUC, KS, gains by decile): may a job send them to
+aggregates_to_feature_holder = true
+aggregates_to_coordinator = true
+
+# [[auto_approve]]                # approve without a person when all three match
+# name = "nightly"
+# partner = "platform"
+# dataset = "cards"
+# coordinator = "coordinator"
+"""
+
+
+def node_toml(*, name: str, role: str, listen: str | None, address: str | None) -> str:
+    """The configuration of a new node; the arguments were validated before."""
+    return NODE_TOML.format(
+        name=name,
+        role=role,
+        listen=LISTEN_SAMPLE if listen is None else f'listen = "{listen}"',
+        address=ADDRESS_SAMPLE if address is None else f'address = "{address}"',
+    )

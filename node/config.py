@@ -1,0 +1,260 @@
+"""The node's configuration: one TOML file, read strictly.
+
+Everything that a partner's job may touch is named here: data sets, their identifier column and the columns offered.  What jobs
+may do with them stands in the policy file (:mod:`node.policy`).  Unsafe settings are absent by default and asked for by name.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, PrivateAttr, SecretStr, StringConstraints, model_validator
+
+from audit.spec import Column, Name
+from node.errors import PolicyError
+from node.strict_toml import Strict, load_toml, nearest
+
+NodeRole = Literal["bank", "platform"]
+SourceKind = Literal["csv", "parquet", "sqlite", "postgresql"]
+NORMALISE_PATTERN = r"^(exact|casefold|digits|sha256|email|phone-e164:[A-Z]{2})$"
+_HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9._-]{0,252}):([0-9]{1,5})")
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """``"host:port"`` (an IPv6 host in brackets) as host and port.
+
+    Raises:
+        ValueError: it is not of that form or the port is not in 1..65535.
+    """
+    found = _HOST_PORT.fullmatch(text)
+    if not found:
+        raise ValueError('must be "HOST:PORT", for example "127.0.0.1:7443" (an IPv6 host stands in brackets)')
+    port = int(found[2])
+    if not 1 <= port <= 65535:
+        raise ValueError("the port must be between 1 and 65535")
+    return found[1].strip("[]"), port
+
+
+def _address(text: str) -> str:
+    parse_address(text)
+    return text
+
+
+Address = Annotated[str, StringConstraints(max_length=320), AfterValidator(_address)]
+PathText = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+
+
+class NodeSection(Strict):
+    """Who this node is and where its files are; relative paths start at the configuration file's folder."""
+
+    name: Name
+    role: NodeRole
+    listen: Address | None = None
+    address: Address | None = None
+    keys: PathText = "keys"
+    partners: PathText = "partners"
+    state: PathText = "state"
+    policy: PathText = "policy.toml"
+
+    @model_validator(mode="after")
+    def _address_needs_listen(self) -> NodeSection:
+        if self.address is not None and self.listen is None:
+            raise ValueError("address is how partners dial this node, so listen must be set too")
+        return self
+
+
+class CoordinatorSection(Strict):
+    """Which partner file is the coordinator's."""
+
+    partner: Name = "coordinator"
+
+
+class EngineSection(Strict):
+    """Where the heavy loops run."""
+
+    kind: Literal["inline", "processes"] = "inline"
+    workers: Annotated[int, Field(ge=1, le=1024)] = 1
+
+
+class UnsafeSection(Strict):
+    """Settings that give protection up; each is asked for by name."""
+
+    small_keys: bool = False
+
+
+class ColumnConfig(Strict):
+    """One column that the data set offers.
+
+    ``missing``: ``refuse``; for a number ``mean``, ``median`` (of the aligned training rows) or a number as text; for a category
+    the level that an empty value counts as.  ``encoding`` is a category's.  ``positive`` is the label's value that counts as 1.
+    """
+
+    kind: Literal["number", "category", "label"]
+    missing: Annotated[str, StringConstraints(min_length=1, max_length=256)] = "refuse"
+    encoding: Literal["one-hot", "woe"] | None = None
+    positive: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ColumnConfig:
+        if self.kind != "category" and self.encoding is not None:
+            raise ValueError('encoding is an option of kind = "category"')
+        if self.kind != "label" and self.positive is not None:
+            raise ValueError('positive is an option of kind = "label"')
+        if self.kind == "label" and self.missing != "refuse":
+            raise ValueError("a missing label is never imputed: leave `missing` out")
+        if self.kind == "category" and self.missing in ("mean", "median"):
+            raise ValueError("a category has no mean or median: name the level that a missing value counts as")
+        if self.kind == "number" and self.missing not in ("refuse", "mean", "median"):
+            try:
+                finite = Decimal(self.missing).is_finite()
+            except InvalidOperation:
+                finite = False
+            if not finite:
+                raise ValueError('missing must be "refuse", "mean", "median" or a number in quotes')
+        return self
+
+
+def _postgresql_uri(value: SecretStr) -> SecretStr:
+    if not value.get_secret_value().startswith(("postgresql://", "postgres://")):
+        raise ValueError("uri must start with postgresql://")
+    return value
+
+
+class DatasetConfig(Strict):
+    """One data set.  ``path`` is absolute once :func:`load_config` returned it; ``uri`` shows in no representation."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+    source: SourceKind
+    path: PathText | None = None
+    uri: Annotated[SecretStr, AfterValidator(_postgresql_uri)] | None = None
+    query: Annotated[str, StringConstraints(min_length=1, max_length=65_536)] | None = None
+    delimiter: Annotated[str, StringConstraints(pattern=r"^[,;|\t]$")] | None = None
+    identifier: Column
+    normalise: Annotated[str, StringConstraints(pattern=NORMALISE_PATTERN)] = "casefold"
+    columns: Annotated[dict[Column, ColumnConfig], Field(max_length=4096, default_factory=dict)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DatasetConfig:
+        wanted = {
+            "csv": ("path",),
+            "parquet": ("path",),
+            "sqlite": ("path", "query"),
+            "postgresql": ("uri", "query"),
+        }[self.source]
+        for key in ("path", "uri", "query"):
+            given = getattr(self, key) is not None
+            if given and key not in wanted:
+                raise ValueError(f'source = "{self.source}" takes no {key}')
+            if not given and key in wanted:
+                raise ValueError(f'source = "{self.source}" needs {key}')
+        if self.delimiter is not None and self.source != "csv":
+            raise ValueError('delimiter is an option of source = "csv"')
+        if self.identifier in self.columns:
+            raise ValueError(f"the identifier column {self.identifier!r} must not be offered as a column")
+        return self
+
+    @property
+    def features(self) -> list[str]:
+        """The columns that may serve as features, in the order of the file."""
+        return [name for name, column in self.columns.items() if column.kind != "label"]
+
+    @property
+    def labels(self) -> list[str]:
+        """The columns that may serve as the label."""
+        return [name for name, column in self.columns.items() if column.kind == "label"]
+
+
+class NodeConfig(Strict):
+    """The whole file.  ``folder`` and the ``*_folder`` properties are absolute."""
+
+    node: NodeSection
+    coordinator: CoordinatorSection = CoordinatorSection()
+    engine: EngineSection = EngineSection()
+    unsafe: UnsafeSection = UnsafeSection()
+    dataset: list[DatasetConfig] = Field(default_factory=list)
+
+    _path: Path = PrivateAttr(default=Path("node.toml"))
+
+    @model_validator(mode="after")
+    def _names_once(self) -> NodeConfig:
+        names = [dataset.name for dataset in self.dataset]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"the data set {name!r} is declared twice")
+        return self
+
+    @property
+    def path(self) -> Path:
+        """The configuration file itself."""
+        return self._path
+
+    @property
+    def folder(self) -> Path:
+        """The folder that relative paths start from."""
+        return self._path.parent
+
+    @property
+    def name(self) -> str:
+        """The node's name."""
+        return self.node.name
+
+    @property
+    def role(self) -> NodeRole:
+        """``bank`` or ``platform``."""
+        return self.node.role
+
+    @property
+    def keys_folder(self) -> Path:
+        """Where the node's own keys are."""
+        return self.folder / self.node.keys
+
+    @property
+    def partners_folder(self) -> Path:
+        """Where the partner files are."""
+        return self.folder / self.node.partners
+
+    @property
+    def state_folder(self) -> Path:
+        """Where the database, job files and the log are."""
+        return self.folder / self.node.state
+
+    @property
+    def policy_path(self) -> Path:
+        """The policy file."""
+        return self.folder / self.node.policy
+
+    def dataset_named(self, name: str) -> DatasetConfig:
+        """The data set called ``name``.
+
+        Raises:
+            PolicyError: ``policy.dataset_unknown``.
+        """
+        for dataset in self.dataset:
+            if dataset.name == name:
+                return dataset
+        raise PolicyError(
+            "policy.dataset_unknown",
+            f"The data set {name!r} is not configured on {self.name}.{nearest(name, [d.name for d in self.dataset])}",
+            remedy=f"Correct the name in the job, or add a [[dataset]] to {self.path.name}; `isthmus-node datasets` "
+            "lists what there is.",
+        )
+
+
+def load_config(path: Path) -> NodeConfig:
+    """Read a node's configuration and make the paths of its data sets absolute.
+
+    Raises:
+        UsageError: see :func:`node.strict_toml.load_toml`.
+    """
+    config = load_toml(path, NodeConfig, what="node configuration")
+    absolute = path.resolve()
+    datasets = [
+        dataset if dataset.path is None else dataset.model_copy(update={"path": str(absolute.parent / dataset.path)})
+        for dataset in config.dataset
+    ]
+    resolved = config.model_copy(update={"dataset": datasets})
+    resolved._path = absolute
+    return resolved

@@ -1,0 +1,293 @@
+"""``isthmus-node doctor``: everything that a job will need, looked at one by one before it is needed."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import grpc
+from cryptography import x509
+
+from audit.identity import Identity
+from audit.partner import Partner
+from node.config import NodeConfig, load_config, parse_address
+from node.data.report import examine
+from node.errors import IsthmusError
+from node.identity import coordinator_of, known_partners, own_identity
+from node.policy import load_policy
+from protos import tls
+
+CONNECT_SECONDS = 5.0
+EXPIRES_SOON = timedelta(days=60)
+DISK_WARN_BYTES = 2 * 2**30
+DISK_FAIL_BYTES = 200 * 2**20
+EARLIEST_CLOCK = datetime(2025, 1, 1, tzinfo=UTC)
+"""A clock before this is not set: the software is younger."""
+CLOCK_SLACK = timedelta(minutes=5)
+
+Clock = Callable[[], datetime]
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the result."""
+
+    name: str
+    state: Literal["ok", "warn", "fail"]
+    detail: str
+    remedy: str = ""
+    code: str = ""
+
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def _failed(name: str, error: IsthmusError, *, state: Literal["warn", "fail"] = "fail") -> Check:
+    return Check(name, state, error.message, error.remedy, error.code)
+
+
+def diagnose(config_path: Path, *, clock: Clock = _utc_now) -> list[Check]:
+    """Run every check that the ones before it allow.  Nothing is changed."""
+    try:
+        config = load_config(config_path)
+    except IsthmusError as error:
+        return [_failed("configuration", error)]
+    checks = [Check("configuration", "ok", f"{config.path}: {config.role} {config.name}"), *_secrets_in_config(config)]
+    checks += _policy(config)
+    identity: Identity | None = None
+    try:
+        identity = own_identity(config)
+        checks.append(Check("keys", "ok", f"{config.keys_folder}: readable by this user alone"))
+        checks.append(_validity("certificate", identity.tls_certificate_pem, clock()))
+    except IsthmusError as error:
+        checks.append(_failed("keys", error))
+    checks += _clock(config, clock())
+    checks.append(_disk(config))
+    try:
+        partners = known_partners(config)
+        checks += _partners(config, partners, identity, clock())
+    except IsthmusError as error:
+        checks.append(_failed("partners", error))
+    checks.append(_listen(config, identity))
+    checks += [_dataset(config, name) for name in (dataset.name for dataset in config.dataset)]
+    if not config.dataset:
+        checks.append(Check("data sets", "warn", "none is configured", "Add a [[dataset]] to node.toml; its comments show one."))
+    return checks
+
+
+def _secrets_in_config(config: NodeConfig) -> Iterator[Check]:
+    """A password in the configuration is for this user alone to read."""
+    if config.unsafe.small_keys:
+        yield Check(
+            "unsafe", "warn", "unsafe.small_keys is set: keys that protect nothing are accepted", "Remove it outside tests."
+        )
+    mode = config.path.stat().st_mode
+    for dataset in config.dataset:
+        uri = dataset.uri.get_secret_value() if dataset.uri is not None else ""
+        if "@" in uri and ":" in urlsplit(uri).netloc.rpartition("@")[0] and mode & 0o077:
+            yield Check(
+                "password",
+                "warn",
+                f"{config.path} holds the password of {dataset.name!r} and can be read by others",
+                f"Run `chmod 600 {config.path}`, or keep the password in ~/.pgpass.",
+            )
+
+
+def _policy(config: NodeConfig) -> Iterator[Check]:
+    try:
+        policy = load_policy(config.policy_path)
+    except IsthmusError as error:
+        yield _failed("policy", error)
+        return
+    known = {dataset.name for dataset in config.dataset}
+    unknown = sorted({clause.name for clause in policy.dataset} | {rule.dataset for rule in policy.auto_approve} - known)
+    unknown = [name for name in unknown if name not in known]
+    if unknown:
+        yield Check(
+            "policy",
+            "warn",
+            f"it names data sets that are not configured: {', '.join(unknown)}",
+            "Correct the name or add the [[dataset]].",
+        )
+    else:
+        yield Check("policy", "ok", str(config.policy_path))
+
+
+def _validity(name: str, certificate_pem: bytes, now: datetime) -> Check:
+    certificate = x509.load_pem_x509_certificate(certificate_pem)
+    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if now < start:
+        return Check(
+            name,
+            "fail",
+            f"not valid before {start:%Y-%m-%d}: this machine's clock says {now:%Y-%m-%d}",
+            "Set the clock.",
+            "transport.clock",
+        )
+    if now >= end:
+        return Check(
+            name,
+            "fail",
+            f"expired on {end:%Y-%m-%d}",
+            "Make new keys and exchange partner files again.",
+            "transport.certificate_expired",
+        )
+    if end - now < EXPIRES_SOON:
+        return Check(name, "warn", f"expires on {end:%Y-%m-%d}", "Plan new keys and a new exchange of partner files.")
+    return Check(name, "ok", f"valid until {end:%Y-%m-%d}")
+
+
+def _clock(config: NodeConfig, now: datetime) -> Iterator[Check]:
+    """The log must not go back in time, and certificates have dates."""
+    if now < EARLIEST_CLOCK:
+        yield Check("clock", "fail", f"it says {now:%Y-%m-%d %H:%M} UTC", "Set the clock (for example by NTP).", "transport.clock")
+        return
+    newest = max(
+        (datetime.fromtimestamp(path.stat().st_mtime, UTC) for path in config.state_folder.glob("**/*") if path.is_file()),
+        default=now,
+    )
+    if newest > now + CLOCK_SLACK:
+        yield Check(
+            "clock",
+            "fail",
+            f"it says {now:%Y-%m-%d %H:%M} UTC, and files in {config.state_folder} are from {newest:%Y-%m-%d %H:%M}",
+            "Set the clock: the log must not go back in time.",
+            "transport.clock",
+        )
+        return
+    yield Check("clock", "ok", f"{now:%Y-%m-%d %H:%M} UTC")
+
+
+def _disk(config: NodeConfig) -> Check:
+    folder = config.state_folder
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    text = f"{free / 2**30:.1f} GiB free for {config.state_folder}"
+    if free < DISK_FAIL_BYTES:
+        return Check("disk", "fail", text, "Free some space: a job's steps are stored there.", "node.disk_full")
+    return Check("disk", "warn" if free < DISK_WARN_BYTES else "ok", text)
+
+
+def _partners(config: NodeConfig, partners: Mapping[str, Partner], identity: Identity | None, now: datetime) -> Iterator[Check]:
+    try:
+        coordinator: Partner | None = coordinator_of(config, partners)
+    except IsthmusError as error:
+        coordinator = None
+        yield _failed("coordinator", error)
+    if coordinator is not None and identity is not None:
+        yield _reach("coordinator", coordinator, identity, now, unreachable="fail")
+    others = [partner for partner in partners.values() if partner.role not in ("coordinator", config.role)]
+    if not others:
+        yield Check("partners", "warn", "no other party was added", "Add its file with `isthmus-node partner add FILE`.")
+    for partner in others:
+        name = f"partner {partner.name}"
+        if partner.address and identity is not None:
+            yield _reach(name, partner, identity, now, unreachable="warn")
+        elif not partner.address and config.node.address is None:
+            yield Check(
+                name,
+                "fail",
+                "neither it nor this node has an address, so no link can be made",
+                "One of the two sets node.listen and node.address and sends its partner file again.",
+                "transport.no_route",
+            )
+        else:
+            yield _validity(name, partner.certificate_pem, now)
+
+
+def _reach(name: str, partner: Partner, identity: Identity, now: datetime, *, unreachable: Literal["warn", "fail"]) -> Check:
+    """Dial a partner; the certificate it presents must be the pinned one."""
+    validity = _validity(name, partner.certificate_pem, now)
+    if validity.state == "fail":
+        return validity
+    failure = _link_failure(partner, identity)
+    if failure is not None:
+        wrong = failure.code in ("transport.wrong_certificate", "transport.not_accepted")
+        return Check(name, "fail" if wrong else unreachable, failure.message, failure.remedy, failure.code)
+    return Check(name, "ok", f"{partner.address} answers with the pinned certificate and accepts this node's; {validity.detail}")
+
+
+def _link_failure(partner: Partner, identity: Identity) -> tls.TlsError | None:
+    """Make the very link that a job would use, and say nothing over it; why it could not be made, or None."""
+    explained = tls.explain_failure(
+        partner.address, server_name=partner.name, server_certificate_pem=partner.certificate_pem, timeout=CONNECT_SECONDS
+    )
+    if explained.code != "transport.not_accepted":
+        return explained
+    channel = tls.channel(
+        partner.address,
+        server_name=partner.name,
+        server_certificate_pem=partner.certificate_pem,
+        key_pem=identity.tls_key_pem,
+        certificate_pem=identity.tls_certificate_pem,
+    )
+    try:
+        grpc.channel_ready_future(channel).result(timeout=CONNECT_SECONDS)
+    except grpc.FutureTimeoutError:
+        return explained
+    finally:
+        channel.close()
+    return None
+
+
+def _listen(config: NodeConfig, identity: Identity | None) -> Check:
+    if config.node.listen is None:
+        return Check("listen", "ok", "no port is opened: this node dials its partners")
+    host, port = parse_address(config.node.listen)
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+        return Check("listen", "ok", f"{config.node.listen} is free")
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            return Check(
+                "listen",
+                "fail",
+                f"{config.node.listen} cannot be opened: {error.strerror or 'unknown host'}",
+                "Correct node.listen: an address of this machine, and a port this user may open.",
+                "transport.cannot_listen",
+            )
+    if identity is not None:
+        local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        try:
+            served_at = f"[{local}]:{port}" if ":" in local else f"{local}:{port}"
+            presented = tls.probe_certificate(served_at, server_name=config.name, timeout=CONNECT_SECONDS)
+        except tls.TlsError:
+            presented = b""
+        if presented == tls.to_der(identity.tls_certificate_pem):
+            return Check("listen", "ok", f"{config.node.listen} is served by this node")
+    return Check(
+        "listen",
+        "fail",
+        f"{config.node.listen} is in use by another program",
+        "Stop that program, or choose another port in node.listen and node.address.",
+        "transport.port_in_use",
+    )
+
+
+def _dataset(config: NodeConfig, name: str) -> Check:
+    report = examine(config.dataset_named(name))
+    label = f"data set {name}"
+    grave = [problem for problem in report.problems if problem.grave]
+    if grave:
+        more = f" ({len(grave) - 1} more: see `isthmus-node datasets`)" if len(grave) > 1 else ""
+        return Check(label, "fail", grave[0].message + more, grave[0].remedy, grave[0].code)
+    if report.problems:
+        first = report.problems[0]
+        return Check(label, "warn", first.message, first.remedy, first.code)
+    return Check(label, "ok", f"{report.rows:,} rows, {len(report.columns)} columns offered")
