@@ -1,0 +1,149 @@
+"""Whom an auditor trusts: the keys of the logs, from a policy file, from partner files, or from nowhere.
+
+A policy is a TOML file of the auditor's own::
+
+    quorum = 0                       # cosignatures each checkpoint needs; this version checks none, so it must be 0
+    [[log]]
+    name = "bank"
+    role = "bank"                    # bank | platform | coordinator
+    key = "isthmus.log/bank+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
+    [[cosigner]]                     # optional
+    name = "witness"
+    key = "..."
+
+A partner file gives the same for one log (its fingerprint was compared when it was exchanged).  With either, every log to be
+verified must be named by one of them.  With neither, the key is taken from the ``log.pub`` beside each log: that shows whether
+the logs are whole and agree with each other, but not who wrote them; anyone could have made the whole set.  The result then says
+so (``keys`` is ``self-asserted``); it does not change the exit code, because it is known before the run from the command line
+alone.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from audit.checkpoint import log_of
+from audit.errors import UsageError, VerificationError
+from audit.identity import Role
+from audit.partner import read_partner
+from audit.signing import VerifierKey
+from audit.spec import Name, explain
+
+POLICY_BYTES_MAX = 256 * 2**10
+
+KeySource = Literal["policy", "partner files", "policy and partner files", "self-asserted"]
+KeyText = Annotated[str, StringConstraints(max_length=512)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class LogPolicy(_Strict):
+    """One log: its name, its owner's role and the key that must have signed it."""
+
+    name: Name
+    role: Role
+    key: KeyText
+
+
+class CosignerPolicy(_Strict):
+    """One cosigner of checkpoints."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=255)]
+    key: KeyText
+
+
+class AuditPolicy(_Strict):
+    """The policy file."""
+
+    quorum: Annotated[int, Field(ge=0, le=64)] = 0
+    log: Annotated[list[LogPolicy], Field(min_length=1, max_length=1000)]
+    cosigner: Annotated[list[CosignerPolicy], Field(max_length=64)] = []
+
+
+@dataclass(frozen=True)
+class Trust:
+    """The keys by the log's name, and where they come from."""
+
+    keys: Mapping[str, VerifierKey]
+    source: KeySource
+
+
+def _invalid(path: Path, reason: str) -> UsageError:
+    return UsageError(
+        "audit.policy_invalid", f"The policy {path} is not valid: {reason}.", remedy="See `isthmus-audit verify --help`."
+    )
+
+
+def load_policy(path: Path) -> dict[str, VerifierKey]:
+    """The keys of a policy file by the log's name.
+
+    Raises:
+        UsageError: ``audit.policy_unreadable``, ``audit.policy_invalid`` (names the key), ``audit.quorum_unsupported``.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(POLICY_BYTES_MAX + 1)
+    except OSError as error:
+        raise UsageError("audit.policy_unreadable", f"The policy {path} cannot be read: {error.strerror}.") from None
+    if len(data) > POLICY_BYTES_MAX:
+        raise _invalid(path, f"it has more than {POLICY_BYTES_MAX} bytes")
+    try:
+        policy = AuditPolicy.model_validate(tomllib.loads(data.decode()))
+    except ValidationError as error:
+        raise _invalid(path, explain(error)) from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise _invalid(path, f"it is not TOML ({error})") from None
+    if policy.quorum:
+        raise UsageError(
+            "audit.quorum_unsupported",
+            f"The policy {path} asks for {policy.quorum} cosignatures, and this version checks none.",
+            remedy="Set quorum = 0 and rely on the logs' own signatures and on --last.",
+        )
+    for cosigner in policy.cosigner:
+        _key(path, cosigner.name, cosigner.key)
+    keys: dict[str, VerifierKey] = {}
+    for log in policy.log:
+        if log.name in keys:
+            raise _invalid(path, f"the log {log.name!r} stands twice")
+        keys[log.name] = _key(path, log.name, log.key)
+        if log_of(keys[log.name].name) != log.name:
+            raise _invalid(path, f"the key of {log.name!r} is one of {keys[log.name].name!r}")
+    return keys
+
+
+def _key(path: Path, name: str, text: str) -> VerifierKey:
+    try:
+        return VerifierKey.parse(text)
+    except VerificationError as error:
+        raise _invalid(path, f"key of {name!r}: {error.message}") from None
+
+
+def load_trust(policy: Path | None, partners: Sequence[Path]) -> Trust:
+    """The keys of a policy file and of partner files together.
+
+    Raises:
+        UsageError: as :func:`load_policy` and ``read_partner``; ``audit.policy_conflict`` when two of them name different keys
+        for one log.
+    """
+    keys = load_policy(policy) if policy else {}
+    for path in partners:
+        partner = read_partner(path)
+        if keys.setdefault(partner.name, partner.log_key) != partner.log_key:
+            raise UsageError(
+                "audit.policy_conflict",
+                f"{path} gives another key for {partner.name!r} than the policy or another partner file.",
+                remedy="Find out from the partner, by the fingerprint, which one is its own.",
+            )
+    if policy and partners:
+        return Trust(keys, "policy and partner files")
+    if policy:
+        return Trust(keys, "policy")
+    return Trust(keys, "partner files" if partners else "self-asserted")

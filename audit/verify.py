@@ -1,0 +1,399 @@
+"""The verification of a set of logs: a numbered procedure, the same numbers in code, output and tests.
+
+    (0) policy: whose keys are trusted, and which log is which
+    (1) every checkpoint is signed by its log's key
+    (2) the log continues the auditor's own last checkpoint
+    (3) entries: sequence, chain, clock, and the root of every checkpoint
+    (4) approvals: both nodes signed this very job before it began
+    (5) every sent message was received, the same bytes
+    (6) receipts: both nodes signed the transcript of every step done
+    (7) the protocol's order, (8) policy bounds, (9) disclosures: not checked by this version
+
+A step passes, is *open* (lawful so far, but something is missing: exit code 2), or fails (:class:`LogRejected`, exit code 1; 3
+when the input cannot be used).  What counts as missing and what as contradictory:
+
+- An attempt must be whole, every message of one log standing alike in the other's, as soon as *either* node recorded it done: a
+  node does so only with the other's signature on the transcript in hand, and the other signed after writing down every message.
+- In any other attempt (failed, or cut by a crash) what was received must have been sent, the same bytes in the same order;
+  messages that were sent and never arrived are lawful.
+- A log that ends inside or before an attempt is older than the other's, not contradictory; as soon as it goes on after that
+  point (a later entry of the job that the other log dates after the attempt, a `done` or `failed`, the end of the job), what it
+  lacks is contradictory.
+- Entries after the last checkpoint, a torn last line, a log without any checkpoint, a counterpart's log that was not given, and
+  a job that has not ended are open.
+
+A log is read once, and again only in the stretch where two logs differ.  Memory grows with the number of step attempts, not of
+messages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from audit.checkpoint import NOTE_BYTES_MAX, Checkpoint, log_of, parse_checkpoint, parse_note, verify_checkpoint
+from audit.errors import DataError, IsthmusError, VerificationError
+from audit.ledger import JobRecord, Ledger, LogRejected, read_ledger
+from audit.matching import check_approvals, check_messages, check_receipts
+from audit.policy import Trust, load_trust
+from audit.record import CHECKPOINT_FILE, CHECKPOINT_FOLDER, KEY_FILE, LOG_FILE, parse_entry, read_lines
+from audit.signing import VerifierKey
+
+STEPS = (
+    "policy and keys",
+    "checkpoint signatures",
+    "continues the last checkpoint",
+    "entries, chain and root",
+    "approvals",
+    "messages sent and received",
+    "receipts",
+    "protocol order",
+    "policy bounds",
+    "disclosures",
+)
+UNCHECKED = (7, 8, 9)
+LOGS_MAX = 64
+
+State = Literal["passed", "warning", "open", "failed", "unchecked"]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One line of the verification."""
+
+    number: int
+    state: State
+    detail: str
+
+    @property
+    def title(self) -> str:
+        """What the step checks."""
+        return STEPS[self.number]
+
+
+@dataclass(frozen=True)
+class OpenPoint:
+    """Something that is missing for the logs to be whole."""
+
+    step: int
+    text: str
+
+
+@dataclass
+class LogSource:
+    """One log as it was given: where its parts are, whose it says to be, and what its checkpoints say."""
+
+    path: Path
+    folder: Path
+    name: str
+    key: VerifierKey | None = None
+    checkpoints: dict[int, Checkpoint] = field(default_factory=dict)
+
+    @property
+    def signed_size(self) -> int:
+        """Entries that a checkpoint covers."""
+        return max(self.checkpoints, default=0)
+
+
+@dataclass(frozen=True)
+class VerifiedLogs:
+    """Logs that are lawful, as far as they go; ``open_points`` is empty when they are also whole."""
+
+    steps: tuple[StepResult, ...]
+    sources: tuple[LogSource, ...]
+    ledgers: tuple[Ledger, ...]
+    trust: Trust
+    open_points: tuple[OpenPoint, ...]
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is missing."""
+        return not self.open_points
+
+    @property
+    def exit_status(self) -> int:
+        """0 whole and lawful, 2 lawful so far."""
+        return 0 if self.whole else 2
+
+
+def verify_logs(
+    logs: Sequence[Path],
+    *,
+    policy: Path | None = None,
+    partners: Sequence[Path] = (),
+    last: Sequence[Path] = (),
+    on_step: Callable[[StepResult], None] | None = None,
+) -> VerifiedLogs:
+    """Verify logs, each by itself and all against each other.
+
+    Args:
+        logs: for each log its file, its folder, or the state or node folder above it.
+        policy, partners: whose keys to trust; neither: the logs' own word (see :mod:`audit.policy`).
+        last: checkpoints that the auditor kept from earlier verifications.
+        on_step: told every step's result as it is known.
+
+    Raises:
+        LogRejected: carries the step's number, the log, the entry and the exit status; the results of the steps before it were
+        told to ``on_step``.
+    """
+    run = _Run(on_step)
+    run.step(0, lambda: run.prepare(logs, policy, partners))
+    run.step(1, run.signatures)
+    run.step(2, lambda: run.continuation(last))
+    run.step(3, run.entries)
+    keys = {source.name: source.key for source in run.sources} | dict(run.trust.keys)
+    for number, check in ((4, check_approvals), (5, check_messages), (6, check_receipts)):
+        run.step(number, lambda check=check: check(run.ledgers, keys, run.missing))  # type: ignore[misc]
+    run.unended()
+    for number in UNCHECKED:
+        run.tell(number, "unchecked", "not checked by this version")
+    return VerifiedLogs(tuple(run.results), tuple(run.sources), tuple(run.ledgers), run.trust, tuple(run.points))
+
+
+class _Run:
+    """One verification: the steps' results and what they found, in order."""
+
+    def __init__(self, on_step: Callable[[StepResult], None] | None) -> None:
+        self.on_step = on_step
+        self.results: list[StepResult] = []
+        self.points: list[OpenPoint] = []
+        self.sources: list[LogSource] = []
+        self.ledgers: list[Ledger] = []
+        self.trust = Trust({}, "self-asserted")
+        self._current = 0
+
+    def tell(self, number: int, state: State, detail: str) -> None:
+        result = StepResult(number, state, detail)
+        self.results.append(result)
+        if self.on_step:
+            self.on_step(result)
+
+    def missing(self, text: str) -> None:
+        """Note an open point of the step that is running, once."""
+        point = OpenPoint(self._current, text)
+        if point not in self.points:
+            self.points.append(point)
+
+    def step(self, number: int, action: Callable[[], tuple[State, str] | str]) -> None:
+        self._current = number
+        try:
+            outcome = action()
+        except LogRejected as rejected:
+            self.tell(number, "failed", rejected.message)
+            raise
+        state: State
+        state, detail = ("passed", outcome) if isinstance(outcome, str) else outcome
+        mine = [point.text for point in self.points if point.step == number]
+        if mine and state != "unchecked":
+            state, detail = "open", "; ".join([*mine[:3], *([f"and {len(mine) - 3} more"] if len(mine) > 3 else [])])
+        self.tell(number, state, detail)
+
+    # ---- (0) --------------------------------------------------------------------------------------------------------------
+
+    def prepare(self, logs: Sequence[Path], policy: Path | None, partners: Sequence[Path]) -> tuple[State, str]:
+        if not 0 < len(logs) <= LOGS_MAX:
+            raise _unusable("audit.no_logs", f"{len(logs)} logs were given; between 1 and {LOGS_MAX} can be verified together.")
+        try:
+            self.trust = load_trust(policy, partners)
+        except IsthmusError as error:
+            raise _unusable(error.code, error.message, error.remedy) from None
+        for path in logs:
+            source = _locate(path)
+            if any(source.name == other.name for other in self.sources):
+                raise _unusable("audit.log_twice", f"The log {source.name!r} was given twice.", "Give each log once.")
+            source.key = self._trusted_key(source)
+            self.sources.append(source)
+        names = ", ".join(source.name for source in self.sources)
+        if self.trust.source == "self-asserted":
+            detail = "the keys are the logs' own word: they may all be another's work (give --policy or --partner)"
+            return "warning", f"{names}; {detail}"
+        return "passed", f"{names}; keys from {self.trust.source}"
+
+    def _trusted_key(self, source: LogSource) -> VerifierKey | None:
+        if self.trust.source == "self-asserted":
+            return _own_key(source)
+        if source.name not in self.trust.keys:
+            raise _unusable(
+                "audit.log_unknown",
+                f"No policy or partner file names the log {source.name!r} ({source.path}).",
+                "Add it to the policy, or give its partner file (`isthmus-node partner export` on its owner's node).",
+            )
+        return self.trust.keys[source.name]
+
+    # ---- (1) --------------------------------------------------------------------------------------------------------------
+
+    def signatures(self) -> str:
+        total = 0
+        for source in self.sources:
+            for path in _checkpoint_files(source):
+                checkpoint = self._signed(source, path)
+                if checkpoint is None:
+                    break
+                known = source.checkpoints.setdefault(checkpoint.size, checkpoint)
+                if known != checkpoint:
+                    reason = f"its key signed two different trees of {checkpoint.size} entries"
+                    raise LogRejected("audit.two_histories", reason, step=1, log=source.name)
+            if not source.checkpoints:
+                self.missing(f"{source.name} has no checkpoint that could be checked: nothing is signed")
+            total += len(source.checkpoints)
+        return f"{total} checkpoints signed by {len(self.sources)} logs"
+
+    def _signed(self, source: LogSource, path: Path) -> Checkpoint | None:
+        if source.key is None:
+            self.missing(f"{source.name} has no {KEY_FILE} and no key was given")
+            return None
+        return _verified(path, source.key, step=1, log=source.name)
+
+    # ---- (2) --------------------------------------------------------------------------------------------------------------
+
+    def continuation(self, last: Sequence[Path]) -> tuple[State, str]:
+        """Reads the logs: their roots at the sizes of all checkpoints, the auditor's own among them, come out of one pass."""
+        kept = [self._kept(path) for path in last]
+        for source in self.sources:
+            marks = set(source.checkpoints) | {checkpoint.size for owner, checkpoint in kept if owner is source}
+            try:
+                ledger = read_ledger(source.path, name=source.name, marks=marks, signed_size=source.signed_size)
+            except OSError as error:
+                raise _unusable("audit.unreadable", f"{source.path} cannot be read: {error.strerror}.", step=2) from None
+            self.ledgers.append(ledger)
+        for owner, checkpoint in kept:
+            ledger = next(ledger for ledger in self.ledgers if ledger.name == owner.name)
+            if ledger.size < checkpoint.size:
+                reason = f"it has {ledger.size} entries, fewer than the {checkpoint.size} it had before"
+                raise LogRejected("audit.rolled_back", reason, step=2, log=owner.name)
+            if ledger.roots[checkpoint.size] != checkpoint.root:
+                reason = f"its first {checkpoint.size} entries are not those it had before"
+                raise LogRejected("audit.rewritten", reason, step=2, log=owner.name)
+        if not kept:
+            return "unchecked", "no earlier checkpoint was given (--last)"
+        return "passed", f"{len(kept)} earlier checkpoints are continued"
+
+    def _kept(self, path: Path) -> tuple[LogSource, Checkpoint]:
+        try:
+            name = log_of(parse_checkpoint(parse_note(_read_small(path)).text).origin)
+        except VerificationError as error:
+            raise _unusable(error.code, f"{path}: {error.message}", error.remedy, step=2) from None
+        except OSError as error:
+            raise _unusable("audit.unreadable", f"{path} cannot be read: {error.strerror}.", step=2) from None
+        for source in self.sources:
+            if source.name == name and source.key is not None:
+                return source, _verified(path, source.key, step=2, log=name)
+        raise _unusable("audit.other_checkpoint", f"{path} is a checkpoint of {name!r}, which was not given or has no key.", step=2)
+
+    # ---- (3) --------------------------------------------------------------------------------------------------------------
+
+    def entries(self) -> str:
+        for source, ledger in zip(self.sources, self.ledgers, strict=True):
+            fault = ledger.faults.get(3)
+            if fault is not None and not fault.unusable:
+                raise fault
+            _check_roots(source, ledger)
+            if fault is not None:
+                raise fault
+            if ledger.size > source.signed_size:
+                count = ledger.size - source.signed_size
+                self.missing(f"{count} entries of {source.name} after its last checkpoint are not signed")
+            if ledger.torn:
+                self.missing(f"{source.name} ends in a torn line at byte {ledger.end}")
+        return f"{sum(ledger.size for ledger in self.ledgers)} entries"
+
+    # ---- what no step of this version decides, but the exit code does --------------------------------------------------------
+
+    def unended(self) -> None:
+        self._current = 7
+        for job in sorted({job for ledger in self.ledgers for job in ledger.jobs}):
+            records = {ledger.name: ledger.jobs[job] for ledger in self.ledgers if job in ledger.jobs}
+            if any(record.outcome in ("failed", "cancelled", "rejected") for record in records.values()):
+                continue
+            for name in sorted(name for name, record in records.items() if not record.outcome):
+                self.missing(f"job {job[:12]} has not ended in the log of {name}{_last_attempt(records[name])}")
+
+
+def _last_attempt(record: JobRecord) -> str:
+    attempts = sorted(record.attempts.values(), key=lambda attempt: attempt.last_seq)
+    return f" (last: {attempts[-1].key}, {attempts[-1].state})" if attempts else ""
+
+
+def _unusable(code: str, message: str, remedy: str = "", *, step: int = 0) -> LogRejected:
+    return LogRejected(code, message, step=step, remedy=remedy, unusable=True)
+
+
+def _check_roots(source: LogSource, ledger: Ledger) -> None:
+    """The root at the size of every checkpoint is the one that was signed; the first that is not narrows down where."""
+    before = 0
+    for size in sorted(source.checkpoints):
+        if size > ledger.size:
+            reason = f"it has {ledger.size} entries, but {size} were signed; the end is missing"
+            raise LogRejected("audit.log_shortened", reason, step=3, log=source.name, seq=ledger.size, offset=ledger.end)
+        if ledger.roots[size] != source.checkpoints[size].root:
+            reason = f"an entry from here to {size - 1} is not the one that was signed"
+            raise LogRejected("audit.root", reason, step=3, log=source.name, seq=before)
+        before = size
+
+
+def _read_small(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(NOTE_BYTES_MAX + 1)
+
+
+def _verified(path: Path, key: VerifierKey, *, step: int, log: str) -> Checkpoint:
+    try:
+        return verify_checkpoint(_read_small(path), key)
+    except VerificationError as error:
+        raise LogRejected(error.code, f"{path.name}: {error.message}", step=step, log=log, remedy=error.remedy) from None
+    except OSError as error:
+        raise _unusable("audit.unreadable", f"{path} cannot be read: {error.strerror}.", step=step) from None
+
+
+def _checkpoint_files(source: LogSource) -> list[Path]:
+    folder = source.folder / CHECKPOINT_FOLDER
+    kept = sorted(path for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+    latest = source.folder / CHECKPOINT_FILE
+    return [*kept, latest] if latest.is_file() else kept
+
+
+def _own_key(source: LogSource) -> VerifierKey | None:
+    path = source.folder / KEY_FILE
+    if not path.is_file():
+        return None
+    try:
+        key = VerifierKey.parse(_read_small(path).decode(errors="replace").strip())
+    except (VerificationError, OSError):
+        raise _unusable("audit.bad_key", f"{path} holds no verifier key.", "Give --policy or --partner instead.") from None
+    if log_of(key.name) != source.name:
+        raise _unusable("audit.bad_key", f"{path} is the key of {log_of(key.name)!r}, but the log is {source.name!r}'s.")
+    return key
+
+
+def _locate(given: Path) -> LogSource:
+    """Find a log's file and name from its file, its folder, or the state or node folder above it."""
+    if given.is_dir():
+        places = [given / LOG_FILE, given / "log" / LOG_FILE, given / "state" / "log" / LOG_FILE]
+        path = next((place for place in places if place.is_file()), None)
+    else:
+        path = given if given.is_file() else None
+    if path is None:
+        raise _unusable("audit.no_log", f"There is no log at {given}.", f"Give a folder that holds {LOG_FILE}, or that file.")
+    source = LogSource(path, path.parent, "")
+    source.name = _name(source)
+    return source
+
+
+def _name(source: LogSource) -> str:
+    """Whose log it says to be: by a checkpoint, else by its first entry; a malformed checkpoint is for step (1) to report."""
+    for path in reversed(_checkpoint_files(source)):
+        with contextlib.suppress(VerificationError, OSError):
+            return log_of(parse_checkpoint(parse_note(_read_small(path)).text).origin)
+    try:
+        with source.path.open("rb") as stream:
+            for line in read_lines(stream):
+                return str(parse_entry(line.data)["log"])
+    except DataError as error:
+        reason = f"Its first line (byte 0) is no log entry. {error.message}"
+        raise LogRejected(error.code, reason, step=0, log=str(source.path), seq=0, offset=0, unusable=True) from None
+    except OSError as error:
+        raise _unusable("audit.unreadable", f"{source.path} cannot be read: {error.strerror}.") from None
+    raise _unusable("audit.empty", f"{source.path} is empty: nothing was logged.")

@@ -1,0 +1,284 @@
+"""The verification of honest logs: whole ones, incomplete ones, failed and repeated attempts, and the unusable."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from audit.cli import cli
+from audit.console import run
+from audit.errors import UsageError
+from audit.ledger import LogRejected
+from audit.policy import load_policy, load_trust
+from audit.verify import StepResult, verify_logs
+from tests.unit.audit_world import BANK, COORDINATOR, JOB, KEYS, PLATFORM, Event, approvals, attempt, events, policy, write
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write(tmp_path_factory.mktemp("world"), events())
+
+
+def every(folders: dict[str, Path]) -> list[Path]:
+    return [folders[name] for name in (BANK, PLATFORM, COORDINATOR)]
+
+
+def test_whole_logs_pass_every_step(world: dict[str, Path], tmp_path: Path) -> None:
+    told: list[StepResult] = []
+    verified = verify_logs(every(world), policy=policy(tmp_path), on_step=told.append)
+    assert tuple(told) == verified.steps
+    states = {step.number: step.state for step in verified.steps}
+    assert states == {0: "passed", 1: "passed", 2: "unchecked", 3: "passed", 4: "passed", 5: "passed", 6: "passed"} | dict.fromkeys(
+        (7, 8, 9), "unchecked"
+    )
+    assert verified.whole
+    assert verified.exit_status == 0
+    assert {ledger.name: ledger.jobs[JOB].messages for ledger in verified.ledgers} == {BANK: 18, PLATFORM: 18, COORDINATOR: 0}
+    assert [len(source.checkpoints) for source in verified.sources] == [4, 4, 4]
+
+
+def test_order_and_form_of_the_arguments_do_not_matter(world: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(world[BANK], tmp_path / "node" / "state" / "log")
+    given = [world[COORDINATOR] / "log.jsonl", tmp_path / "node", world[PLATFORM]]
+    assert verify_logs(given, policy=policy(tmp_path)).whole
+    given[1] = tmp_path / "node" / "state"
+    assert verify_logs(given, policy=policy(tmp_path)).whole
+
+
+def test_without_keys_of_its_own_it_says_so(world: dict[str, Path]) -> None:
+    verified = verify_logs(every(world))
+    assert verified.steps[0].state == "warning"
+    assert "own word" in verified.steps[0].detail
+    assert verified.trust.source == "self-asserted"
+    assert verified.whole
+
+
+def test_two_nodes_without_the_coordinator(world: dict[str, Path], tmp_path: Path) -> None:
+    assert verify_logs(every(world)[:2], policy=policy(tmp_path)).whole
+
+
+def incomplete(logs: list[Path], tmp_path: Path, step: int, text: str) -> None:
+    verified = verify_logs(logs, policy=policy(tmp_path))
+    assert verified.exit_status == 2
+    assert step in {point.step for point in verified.open_points}
+    assert any(text in point.text for point in verified.open_points), verified.open_points
+    if step != 7:
+        assert verified.steps[step].state == "open"
+
+
+def test_one_node_alone_is_incomplete(world: dict[str, Path], tmp_path: Path) -> None:
+    incomplete([world[BANK]], tmp_path, 5, "log of platform was not given")
+
+
+def test_without_a_key_of_the_other(world: dict[str, Path], tmp_path: Path) -> None:
+    verified = verify_logs([world[BANK]], policy=policy(tmp_path, (BANK,)))
+    assert {point.step for point in verified.open_points} == {4, 5, 6}
+
+
+def test_a_running_job_is_incomplete(tmp_path: Path) -> None:
+    incomplete(
+        every(write(tmp_path, events(ended=False))), tmp_path, 7, "has not ended in the log of bank (last: finish, attempt 0, done)"
+    )
+
+
+def test_unsigned_entries_are_incomplete(tmp_path: Path) -> None:
+    folders = write(tmp_path, [*events(), Event(BANK, "software", {"version": "0.1.0"})])
+    incomplete(every(folders), tmp_path, 3, "1 entries of bank after its last checkpoint")
+
+
+def test_a_torn_last_line_is_incomplete(tmp_path: Path) -> None:
+    folders = write(tmp_path, events())
+    with (folders[PLATFORM] / "log.jsonl").open("ab") as file:
+        file.write(b'{"attempt":0,"jo')
+    incomplete(every(folders), tmp_path, 3, "platform ends in a torn line at byte")
+
+
+def test_a_log_without_checkpoints_is_incomplete(tmp_path: Path) -> None:
+    folders = write(tmp_path, events())
+    shutil.rmtree(folders[BANK] / "checkpoints")
+    (folders[BANK] / "checkpoint").unlink()
+    incomplete(every(folders), tmp_path, 1, "bank has no checkpoint")
+
+
+def test_an_older_copy_of_one_log_is_incomplete(tmp_path: Path) -> None:
+    """The log of the platform as it was after the first step: nothing contradicts, but much is missing."""
+    folders = write(tmp_path, events())
+    kept = sorted((folders[PLATFORM] / "checkpoints").iterdir())
+    for late in kept[1:]:
+        late.unlink()
+    shutil.copy(kept[0], folders[PLATFORM] / "checkpoint")
+    lines = (folders[PLATFORM] / "log.jsonl").read_bytes().splitlines(keepends=True)
+    (folders[PLATFORM] / "log.jsonl").write_bytes(b"".join(lines[: int(kept[0].name)]))
+    incomplete(every(folders), tmp_path, 5, "the log of platform ends before round 1, attempt 0")
+
+
+@pytest.mark.parametrize("outcome", ["failed", "crashed"])
+def test_a_failed_attempt_may_have_lost_messages(tmp_path: Path, outcome: str) -> None:
+    lost = attempt("finish", again=0, outcome=outcome)
+    lost = [event for event in lost if not (event.is_message("finish", "received", 2) or event.is_message("finish", "received", 1))]
+    folders = write(tmp_path, events(before_finish=lost))
+    assert verify_logs(every(folders), policy=policy(tmp_path)).whole
+
+
+def test_a_step_done_at_one_side_only_is_repeated(tmp_path: Path) -> None:
+    """The platform signs, then crashes before it records the step as done: both logs stay lawful."""
+    told = [e for e in events() if not (e.log == PLATFORM and e.fields.get("step") == "round" and e.fields.get("state") == "done")]
+    told = [e for e in told if not (e.kind == "report" and e.fields["step"] == "round" and e.fields["party"] == PLATFORM)]
+    at = next(i for i, e in enumerate(told) if e.kind == "directive" and e.fields["step"] == "finish")
+    folders = write(tmp_path, told[:at] + attempt("round", 1, again=1) + told[at:])
+    assert verify_logs(every(folders), policy=policy(tmp_path)).whole
+
+
+def test_a_rejected_or_failed_job_has_ended(tmp_path: Path) -> None:
+    software = [Event(log, "software", {"version": "0.1.0"}) for log in KEYS]
+    signed = [Event(log, "") for log in KEYS]
+    told = [*software, Event(COORDINATOR, "job", {"job": JOB, "state": "rejected"}), *approvals(decision="reject"), *signed]
+    assert verify_logs(every(write(tmp_path / "a", told)), policy=policy(tmp_path)).whole
+    told = [
+        *software,
+        *approvals(),
+        *attempt("align", outcome="failed"),
+        Event(COORDINATOR, "job", {"job": JOB, "state": "failed"}),
+        *signed,
+    ]
+    assert verify_logs(every(write(tmp_path / "b", told)), policy=policy(tmp_path)).whole
+
+
+def test_last_checkpoint_is_continued(world: dict[str, Path], tmp_path: Path) -> None:
+    kept = [sorted((world[name] / "checkpoints").iterdir())[0] for name in (BANK, COORDINATOR)]
+    verified = verify_logs(every(world), policy=policy(tmp_path), last=kept)
+    assert verified.steps[2].state == "passed"
+    assert verified.whole
+
+
+def peak_memory(logs: list[Path]) -> int:
+    tracemalloc.start()
+    try:
+        assert verify_logs(logs).whole
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_messages(tmp_path: Path) -> None:
+    peaks = []
+    for messages in (20, 250):
+        # Ten failed messages in the middle are lost, so that the stretch is read again as well.
+        long = attempt("finish", messages=messages, outcome="crashed")
+        lost = [
+            e
+            for e in long
+            if not (e.kind == "message" and e.fields["direction"] == "received" and e.fields["seq"] >= messages - 10)
+        ]
+        peaks.append(peak_memory(every(write(tmp_path / str(messages), events(before_finish=lost)))))
+    assert peaks[1] < peaks[0] * 1.3 + 100_000, peaks
+
+
+# ---- unusable input -------------------------------------------------------------------------------------------------------------
+
+
+def unusable(code: str, logs: list[Path], **arguments: object) -> LogRejected:
+    with pytest.raises(LogRejected) as caught:
+        verify_logs(logs, **arguments)  # type: ignore[arg-type]
+    assert caught.value.code == code
+    assert caught.value.exit_status == 3
+    return caught.value
+
+
+def test_unusable_input(world: dict[str, Path], tmp_path: Path) -> None:
+    unusable("audit.no_log", [tmp_path])
+    unusable("audit.no_log", [tmp_path / "absent"])
+    unusable("audit.log_twice", [world[BANK], world[BANK] / "log.jsonl"])
+    unusable("audit.no_logs", [])
+    (tmp_path / "empty").write_bytes(b"")
+    unusable("audit.empty", [tmp_path / "empty"])
+    (tmp_path / "garbage").write_bytes(bytes(range(256)) * 9)
+    assert unusable("log.entry_malformed", [tmp_path / "garbage"]).offset == 0
+    unusable("audit.log_unknown", every(world), policy=policy(tmp_path, (BANK, PLATFORM)))
+    unusable("audit.policy_unreadable", every(world), policy=tmp_path / "absent.toml")
+    unusable("partner.unreadable", every(world), partners=[tmp_path / "absent.json"])
+    unusable("audit.bad_note", every(world), policy=policy(tmp_path), last=[tmp_path / "garbage"])
+    unusable("audit.other_checkpoint", [world[BANK]], policy=policy(tmp_path), last=[world[PLATFORM] / "checkpoint"])
+
+
+def test_garbage_after_the_signed_part_names_its_byte(tmp_path: Path) -> None:
+    folders = write(tmp_path, events())
+    size = (folders[BANK] / "log.jsonl").stat().st_size
+    with (folders[BANK] / "log.jsonl").open("ab") as file:
+        file.write(b"this is no entry\n")
+    assert unusable("audit.entry_malformed", every(folders), policy=policy(tmp_path)).offset == size
+
+
+def test_a_line_without_end_is_not_read_into_memory(tmp_path: Path) -> None:
+    folders = write(tmp_path, events())
+    size = (folders[BANK] / "log.jsonl").stat().st_size
+    with (folders[BANK] / "log.jsonl").open("ab") as file:
+        file.write(b"x" * (3 * 2**20))
+    assert unusable("log.line_too_long", every(folders), policy=policy(tmp_path)).offset == size
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ("quorum = 1", "audit.quorum_unsupported"),
+        ("quorum = -1", "audit.policy_invalid"),
+        ("unknown = 1", "audit.policy_invalid"),
+        ("[[log]", "audit.policy_invalid"),
+        ('[[cosigner]]\nname = "w"\nkey = "no key"', "audit.policy_invalid"),
+    ],
+)
+def test_bad_policies(tmp_path: Path, change: str, code: str) -> None:
+    path = policy(tmp_path)
+    path.write_text(change + "\n" + path.read_text())
+    with pytest.raises(UsageError) as caught:
+        load_policy(path)
+    assert caught.value.code == code
+
+
+def test_policy_and_partner_must_not_disagree(tmp_path: Path) -> None:
+    from audit.identity import create_identity
+    from audit.partner import export_partner
+
+    partner = tmp_path / "bank.partner.json"
+    partner.write_bytes(export_partner(create_identity(tmp_path / "keys", name="bank", role="bank"), address=""))
+    assert load_trust(policy(tmp_path, (PLATFORM,)), [partner]).source == "policy and partner files"
+    with pytest.raises(UsageError, match=r"audit\.policy_conflict"):
+        load_trust(policy(tmp_path), [partner])
+
+
+# ---- the command ----------------------------------------------------------------------------------------------------------------
+
+
+def test_command(world: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logs = [str(path) for path in every(world)]
+    arguments = ["verify", *logs, "--policy", str(policy(tmp_path)), "--json", str(tmp_path / "out.json")]
+    assert run(cli, arguments, usage_status=3) == 0
+    out = capsys.readouterr().out
+    assert [f"({number})" in out for number in range(10)] == [True] * 10
+    assert out.count("✓") == 6
+    assert "whole and lawful" in out
+    assert "\x1b" not in out
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert (result["exit_status"], result["keys"], len(result["logs"])) == (0, "policy", 3)
+    assert run(cli, ["verify", logs[0]], usage_status=3) == 2
+    assert "keys that the logs themselves name" in capsys.readouterr().out
+
+
+def test_command_on_tampered_and_unusable_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = write(tmp_path, events())
+    path = folders[BANK] / "log.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"items":3', b'"items":4', 1))
+    assert run(cli, ["verify", *map(str, every(folders)), "--json", str(tmp_path / "out.json")], usage_status=3) == 1
+    captured = capsys.readouterr()
+    assert "✗" in captured.out
+    assert "Traceback" not in captured.out + captured.err
+    error = json.loads((tmp_path / "out.json").read_text())["error"]
+    assert (error["step"], error["log"], error["code"]) == (3, BANK, "audit.chain")
+    assert run(cli, ["verify", str(tmp_path / "absent")], usage_status=3) == 3
+    assert run(cli, ["verify"], usage_status=3) == 3
+    assert run(cli, ["verify", "--help"], usage_status=3) == 0
+    assert "Example" in capsys.readouterr().out
