@@ -65,4 +65,4 @@ def _digits(exponents: bytes, size: int, window: int) -> list[Any]:
         return [exponents[first : first + size] for first in range(0, len(exponents), size)]
     bits = np.unpackbits(np.frombuffer(exponents, dtype=np.uint8).reshape(-1, size), axis=1, bitorder="little")
     bits = np.pad(bits, ((0, 0), (0, -bits.shape[1] % window)))
-    return (bits.reshape(len(bits), -1, window) @ (1 << np.arange(window))).tolist()
+    return (bits.reshape(len(bits), bits.shape[1] // window, window) @ (1 << np.arange(window))).tolist()

@@ -249,6 +249,8 @@ class _Encryptor:
 
     def _powers(self, exponents: bytes) -> list[list[mpz]]:
         """h_s^a modulo the square of each root."""
+        if not exponents:
+            return [[] for _ in self._roots]
         size = self.public_key.exponent_bytes
         self._made += len(exponents) // size
         window = self._window or window_for(max(self._expected, self._made))
@@ -277,10 +279,21 @@ class _Encryptor:
         return self.encrypt_drawn(plaintexts, self.draw(len(plaintexts), stream))
 
     def encrypt_drawn(self, plaintexts: Sequence[int], exponents: bytes) -> list[mpz]:
-        """:meth:`encrypt` with exponents from :meth:`draw`: a worker has no stream."""
+        """:meth:`encrypt` with exponents from :meth:`draw`: a worker has no stream.
+
+        Raises:
+            UsageError: ``paillier.plaintext_range``; ``paillier.lengths`` when there is not one exponent to each plaintext.
+        """
+        self._check_lengths(len(plaintexts), exponents)
         n, n_squared = self.public_key.n, self.public_key.n_squared
         pairs = zip(_encoded(plaintexts, n), self.randomness(exponents), strict=True)
         return [(r + n * (m * r % n)) % n_squared for m, r in pairs]
+
+    def _check_lengths(self, count: int, exponents: bytes) -> None:
+        if len(exponents) != count * self.public_key.exponent_bytes:
+            raise UsageError(
+                "paillier.lengths", f"{count} plaintexts or ciphertexts do not match {len(exponents)} bytes of exponents."
+            )
 
 
 class OwnerEncryptor(_Encryptor):
@@ -321,16 +334,16 @@ class PeerEncryptor(_Encryptor):
         the multipliers out of the randomness.
 
         Raises:
-            UsageError: ``paillier.plaintext_range`` when an addend is not between -N and N.
+            UsageError: ``paillier.plaintext_range`` when an addend is not between -N and N; ``paillier.lengths`` when there is
+                not one addend to each ciphertext.
         """
         return self.rerandomise_drawn(ciphertexts, self.draw(len(ciphertexts), stream), add=add)
 
     def rerandomise_drawn(self, ciphertexts: Sequence[mpz], exponents: bytes, *, add: Sequence[int] | None = None) -> list[mpz]:
         """:meth:`rerandomise` with exponents from :meth:`draw`."""
+        self._check_lengths(len(ciphertexts), exponents)
         n_squared = self.public_key.n_squared
         fresh = self.randomness(exponents) if add is None else self.encrypt_drawn(add, exponents)
-        if len(fresh) != len(ciphertexts):
-            raise UsageError("paillier.lengths", f"{len(ciphertexts)} ciphertexts and {len(fresh)} addends do not match.")
         return [c * r % n_squared for c, r in zip(ciphertexts, fresh, strict=True)]
 
 

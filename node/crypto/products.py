@@ -118,6 +118,11 @@ class ColumnProducts:
     def __repr__(self) -> str:
         return f"ColumnProducts({self._columns} columns of {self._entry_bits} bits)"
 
+    @property
+    def digits(self) -> int:
+        """Digits an entry is split into; 0 before the first batch."""
+        return self._digits
+
     def add(self, ciphertexts: Sequence[mpz], rows: NDArray[np.integer]) -> None:
         """Take a batch.
 
@@ -263,6 +268,11 @@ class RowProducts:
 
     def __repr__(self) -> str:
         return f"RowProducts({len(self._bases)} bases, entries of {self._entry_bits} bits)"
+
+    @property
+    def digits(self) -> int:
+        """Digits an entry is split into; 0 before the first batch."""
+        return self._digits
 
     def multiply(self, rows: NDArray[np.integer]) -> list[mpz]:
         """The products of a batch: ``ceil(batch / len(shifts))`` of them; the last group may be short.

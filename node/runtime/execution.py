@@ -1,0 +1,265 @@
+"""One attempt of one step, in a thread of its own: connect, run, agree, store, report; in this order.
+
+attempt put down as used  ->  stream to the peer  ->  protocol over the journal  ->  receipts agree
+  ->  files on disk  ->  log and checkpoint  ->  StepDone
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from audit.spec import JobSpec
+from node.crypto.drbg import Drbg
+from node.errors import IsthmusError
+from node.runtime import steps
+from node.runtime.disclosures import Disclosure, Facts, of_step
+from node.runtime.journal import JournalChannel, StepLabels
+from node.runtime.seeds import open_seed
+from node.transport.channel import Wire
+from protos import control_pb2
+
+if TYPE_CHECKING:
+    from node.runtime.jobs import NodeParts
+
+_log = logging.getLogger("isthmus.node.steps")
+INTERNAL = "internal.error"
+
+
+class StepLink(Wire, Protocol):
+    """What an attempt needs of its stream (``node.transport.channel.GrpcChannel``)."""
+
+    def abort(self, code: str) -> None:
+        """Give up and tell the peer the code."""
+
+    def cancel(self, error: IsthmusError) -> None:
+        """From another thread: make the next message raise ``error``."""
+
+    def close(self) -> None:
+        """End the stream."""
+
+
+Connect = Callable[[StepLabels, JobSpec, threading.Event], StepLink]
+"""Opens the stream of one attempt to the peer, or waits for the peer to open it; gives up when the event is set."""
+
+
+def peak_rss_bytes() -> int:
+    """The largest resident size this process has had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class Execution:
+    """One attempt of one step.
+
+    Args:
+        start: the coordinator's directive, for coefficients and the lookup range.
+    """
+
+    def __init__(
+        self,
+        parts: NodeParts,
+        labels: StepLabels,
+        spec: JobSpec,
+        start: control_pb2.StepStart,
+        *,
+        report: Callable[[control_pb2.Report], None],
+        progress: Callable[..., None],
+        notify: Callable[[str], None],
+    ) -> None:
+        self.labels = labels
+        self._parts, self._spec, self._start = parts, spec, start
+        self._report, self._progress, self._notify = report, progress, notify
+        self._me = parts.identity.name
+        self._peer = spec.peer_of(self._me).name
+        self._stop = threading.Event()
+        self._cancelled: IsthmusError | None = None
+        self._link: StepLink | None = None
+        self._journal: JournalChannel | None = None
+        self._disclosed = False
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._body, name=f"{labels.step}-{labels.job[:8]}", daemon=True)
+        self._after: Execution | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self._thread.is_alive()
+
+    def start(self, *, after: Execution | None) -> None:
+        """Begin, once ``after``, the job's attempt before, has been given up."""
+        if after is not None and after.alive:
+            after.cancel(IsthmusError("job.superseded", "The coordinator started another attempt."))
+            self._after = after
+        self._thread.start()
+
+    def cancel(self, error: IsthmusError) -> None:
+        """Give the attempt up; the protocol notices at its next message."""
+        with self._lock:
+            self._cancelled = self._cancelled or error
+            link = self._link
+        self._stop.set()
+        if link is not None:
+            link.cancel(error)
+
+    def join(self, seconds: float) -> None:
+        """Wait for the end."""
+        self._thread.join(seconds)
+
+    # -- in the thread
+    def _body(self) -> None:
+        if self._after is not None:
+            self._after.join(3600.0)
+            self._after = None
+        began = False
+        try:
+            self._parts.store.begin_step(**self.labels.fields(), now=self._parts.now())
+            began = True
+            self._run()
+        except IsthmusError as error:
+            cause = self._cancelled or error
+            self._notify(f"{self._name()} failed: {cause}")
+            self._fail(cause.code, began)
+        except Exception as error:  # noqa: BLE001 - the last resort of this thread
+            # The operator gets the trace, everybody else one code.
+            _log.exception("%s ended with a fault of isthmus (%s)", self._name(), type(error).__name__)
+            self._fail(INTERNAL, began)
+
+    def _name(self) -> str:
+        labels = self.labels
+        return f"job {labels.job[:12]} {labels.step}{f' {labels.round}' if labels.round else ''} (attempt {labels.attempt})"
+
+    def _run(self) -> None:
+        parts, labels, started = self._parts, self.labels, time.monotonic()
+        parts.store.move(labels.job, "running", now=parts.now())
+        parts.log.append("step", **labels.fields(), state="start")
+        seed = open_seed(parts.store.files(labels.job), job=labels.job, tls_key_pem=parts.identity.tls_key_pem)
+        journal = self._connect()
+        result = steps.run_step(labels.step, self._context(Drbg(seed.value, **labels.fields())), journal)
+        digest = journal.exchange_receipts(key=parts.identity.log_key, peer_key=parts.partners[self._peer].log_key)
+        if self._link is not None:
+            self._link.close()
+        steps.store_result(parts.store.files(labels.job), result)
+        self._disclose(result.facts)
+        seconds = time.monotonic() - started
+        parts.log.append(
+            "step",
+            **labels.fields(),
+            state="done",
+            transcript_sha256=digest.hex(),
+            seconds=f"{seconds:.3f}",
+            bytes_sent=journal.bytes_sent,
+            bytes_received=journal.bytes_received,
+        )
+        parts.log.checkpoint()
+        done = self._step_done(result.facts, journal, digest, seconds)
+        parts.store.end_step(**labels.fields(), state="done", now=parts.now(), report=done.SerializeToString())
+        self._report(control_pb2.Report(step_done=done))
+
+    def _connect(self) -> JournalChannel:
+        link = self._parts.connect(self.labels, self._spec, self._stop)
+        with self._lock:
+            self._link, cancelled = link, self._cancelled
+        if cancelled is not None:
+            raise cancelled
+        self._journal = JournalChannel(
+            link,
+            log=self._parts.log,
+            labels=self.labels,
+            me=self._me,
+            peer=self._peer,
+            parties=(self._spec.label_holder.name, self._spec.feature_holder.name),
+        )
+        return self._journal
+
+    def _context(self, drbg: Drbg) -> steps.StepContext:
+        parts, labels, spec, start = self._parts, self.labels, self._spec, self._start
+        small = parts.config.unsafe.small_keys
+
+        def progress(phase: str, done: int, total: int) -> None:
+            self._progress(**labels.fields(), phase=phase, done=done, total=total)
+
+        def commit(what: str, sha256: str) -> None:
+            parts.log.append("commitment", **labels.fields(), what=what, sha256=sha256)
+
+        return steps.StepContext(
+            spec=spec,
+            job=labels.job,
+            me=self._me,
+            dataset=parts.config.dataset_named(spec.party(self._me).dataset),
+            files=parts.store.files(labels.job),
+            drbg=drbg,
+            engine=parts.engine,
+            limits=parts.limits,
+            minimum_shared=max(spec.align.minimum, parts.policy.limits.minimum_intersection),
+            minimum_key_bits=512 if small else parts.policy.limits.key_bits_min,
+            round=labels.round,
+            attempt=labels.attempt,
+            coefficients=list(start.coefficients),
+            lookup_range=start.lookup_range,
+            progress=progress,
+            commit=commit,
+        )
+
+    def _disclose(self, facts: Facts | None) -> None:
+        if self._disclosed:
+            return
+        self._disclosed = True
+        sent = self._journal.items_sent if self._journal else {}
+        items: list[Disclosure] = of_step(self.labels.step, spec=self._spec, me=self._me, sent=sent, facts=facts)
+        for item in items:
+            self._parts.log.append("disclosure", **self.labels.fields(), **item.fields())
+        self._parts.store.add_disclosures(**self.labels.fields(), items=items)
+
+    def _step_done(self, facts: Facts, journal: JournalChannel, digest: bytes, seconds: float) -> control_pb2.StepDone:
+        done = control_pb2.StepDone(
+            **self.labels.fields(),
+            transcript_sha256=digest.hex(),
+            seconds=seconds,
+            bytes_sent=journal.bytes_sent,
+            bytes_received=journal.bytes_received,
+            peak_rss_bytes=peak_rss_bytes(),
+            set_size=facts.set_size,
+            intersection=facts.intersection,
+            rows_train=facts.rows_train,
+            rows_holdout=facts.rows_holdout,
+            columns=facts.columns,
+            base_rate=facts.base_rate,
+            inner_products=facts.inner_products,
+        )
+        holds_label = self._spec.label_holder.name == self._me
+        if facts.metrics is not None and holds_label and self._spec.disclose.aggregates_to_coordinator:
+            metrics = facts.metrics
+            gains = [control_pb2.GainsRow(decile=row[0], rows=row[1], positives=row[2]) for row in metrics.gains]
+            done.metrics.CopyFrom(
+                control_pb2.Metrics(
+                    auc=metrics.auc,
+                    ks=metrics.ks,
+                    log_loss=metrics.log_loss,
+                    base_rate=metrics.base_rate,
+                    rows=metrics.rows,
+                    gains=gains,
+                )
+            )
+        return done
+
+    def _fail(self, code: str, began: bool) -> None:
+        """Tell the peer and the coordinator the code alone, and write it down; what cannot be written is printed."""
+        parts, labels = self._parts, self.labels
+        if self._link is not None:
+            self._link.abort(code)
+        try:
+            if began:
+                self._disclose(None)
+            parts.log.append("step", **labels.fields(), state="failed", code=code)
+            parts.log.checkpoint()
+            if began:
+                parts.store.end_step(**labels.fields(), state="failed", now=parts.now(), code=code)
+        except IsthmusError as error:
+            self._notify(f"error: {error}")
+        self._report(control_pb2.Report(step_failed=control_pb2.StepFailed(**labels.fields(), code=code)))

@@ -1,0 +1,96 @@
+"""One job's folder: every file written whole or not at all, readable by its owner alone, and no file that runs code when read."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from audit.record import sync_folder
+from node.errors import DataError, UsageError
+
+_PARTIAL = ".partial"
+
+
+class JobFiles:
+    """The files of one job."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def has(self, name: str) -> bool:
+        """Whether the file is there."""
+        return (self.folder / name).is_file()
+
+    def write(self, name: str, data: bytes) -> None:
+        """Replace a file as a whole; it is on disk when this returns.
+
+        Raises:
+            DataError: ``state.write_failed`` (a full disk, say); the old file, if any, is as it was.
+        """
+        path, partial = self.folder / name, self.folder / (name + _PARTIAL)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+            sync_folder(self.folder)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise DataError(
+                "state.write_failed",
+                f"The file {path} cannot be written: {error.strerror}.",
+                remedy="Make room on the disk; the step is tried again from the last stored result.",
+            ) from None
+
+    def read(self, name: str) -> bytes:
+        """A file's bytes.
+
+        Raises:
+            UsageError: ``job.step_order`` when the step that writes it has not ended here.  DataError: ``state.unreadable``.
+        """
+        path = self.folder / name
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise UsageError(
+                "job.step_order",
+                f"The job's {name} is not there: the step that writes it has not ended on this node.",
+                remedy="The coordinator must run the steps in order: align, prepare, rounds, finish, evaluate.",
+            ) from None
+        except OSError as error:
+            raise DataError("state.unreadable", f"The file {path} cannot be read: {error.strerror}.") from None
+
+    def write_arrays(self, name: str, arrays: Mapping[str, NDArray]) -> None:
+        """Write arrays as one ``.npz``; object arrays, which only pickle can carry, are refused (``state.object_array``)."""
+        for key, array in arrays.items():
+            if np.asarray(array).dtype.hasobject:
+                raise DataError("state.object_array", f"The array {key!r} of {name} holds Python objects, which are not stored.")
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **dict(arrays))
+        self.write(name, buffer.getvalue())
+
+    def read_arrays(self, name: str) -> dict[str, NDArray]:
+        """Arrays of an ``.npz``; never unpickles.
+
+        Raises:
+            UsageError: ``job.step_order``.  DataError: ``state.unreadable``.
+        """
+        data = self.read(name)
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+                return {key: archive[key] for key in archive.files}
+        except (ValueError, EOFError, KeyError, zipfile.BadZipFile):
+            raise DataError(
+                "state.unreadable",
+                f"The file {self.folder / name} is damaged.",
+                remedy="Restore it from a backup, or submit the job again.",
+            ) from None

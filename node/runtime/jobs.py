@@ -1,0 +1,404 @@
+"""The life of a job on this node, from the coordinator's offer to the disclosure receipt.
+
+    Offer        the hash is recomputed, the policy asked; a rule or a person decides       -> Decision, signed
+    Approvals    both signatures are verified with pinned keys, over this very hash
+    StepStart    checked, put down as used, run in a thread (``execution``), stored         -> StepDone or StepFailed
+    JobEnd       what runs is given up; the disclosure receipt is written
+
+The coordinator is not trusted: it can delay a job or end it, but not alter it, run it without both approvals, or make a step's
+randomness serve twice.  Everything it may need to hear again after a cut stands in the store (``on_attach``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from audit.identity import Identity
+from audit.partner import Partner
+from audit.receipts import approval_statement, verify_approval
+from audit.spec import JobSpec, parse_spec
+from node.config import NodeConfig
+from node.engine import Engine
+from node.errors import IsthmusError, PolicyError, TransportError, UsageError, VerificationError
+from node.limits import LIMITS, Limits
+from node.policy import Policy, check_spec
+from node.runtime.disclosures import receipt
+from node.runtime.execution import Connect, Execution
+from node.runtime.journal import Log, StepLabels
+from node.runtime.seeds import draw_seed
+from node.runtime.steps import ORDER
+from node.runtime.store import FINAL, TRANSITIONS, JobRow, SignedDecision, StepRow, Store
+from node.transport.errors import is_code
+from protos import control_pb2
+
+_log = logging.getLogger("isthmus.node.jobs")
+_HASH = re.compile(r"[0-9a-f]{64}")
+ATTEMPTS_MAX = 16
+"""Highest attempt number accepted: a coordinator cannot make a node repeat a disclosure without end."""
+
+
+@dataclass(frozen=True)
+class NodeParts:
+    """What the runtime of a serving node works with."""
+
+    config: NodeConfig
+    policy: Policy
+    identity: Identity
+    partners: Mapping[str, Partner]
+    store: Store
+    log: Log
+    connect: Connect
+    engine: Engine
+    limits: Limits = LIMITS
+    clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+
+    def now(self) -> str:
+        """The time as text, RFC 3339 in UTC."""
+        return self.clock().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Jobs:
+    """All jobs of one node.
+
+    Args:
+        parts: the node.
+        report: sends a report to the coordinator if attached; never blocks.
+        progress: reports a running step's progress, throttled.
+        notify: prints one readable line for the operator.
+    """
+
+    def __init__(
+        self,
+        parts: NodeParts,
+        *,
+        report: Callable[[control_pb2.Report], None],
+        progress: Callable[..., None],
+        notify: Callable[[str], None],
+    ) -> None:
+        self._parts, self._report, self._progress, self._notify = parts, report, progress, notify
+        self._running: dict[str, Execution] = {}
+        self._lock = threading.RLock()
+
+    # -- what the coordinator says
+    def handle(self, directive: control_pb2.Directive) -> None:
+        """Act on one directive; an error is printed for the operator, and what concerns a step is reported by its code."""
+        kind = directive.WhichOneof("body")
+        try:
+            if kind == "offer":
+                self.offer(directive.offer)
+            elif kind == "approvals":
+                self.approvals(directive.approvals)
+            elif kind == "step_start":
+                self.step_start(directive.step_start)
+            elif kind == "job_end":
+                self.job_end(directive.job_end)
+        except IsthmusError as error:
+            self._notify(f"error: {error}")
+
+    def offer(self, offer: control_pb2.Offer) -> None:
+        """A job is offered; the same offer again only repeats the decision.
+
+        Raises:
+            VerificationError: ``job.spec_mismatch``.  UsageError: ``spec.*``.
+        """
+        parts, data = self._parts, offer.spec.encode()
+        if hashlib.sha256(data).hexdigest() != offer.job:
+            raise VerificationError(
+                "job.spec_mismatch",
+                f"The coordinator offered job {offer.job[:12]} with a specification of another hash.",
+                remedy="Nothing was stored; ask the coordinator's operators what happened.",
+            )
+        known = parts.store.job(offer.job)
+        if known is not None:
+            self._report_decision(offer.job)
+            return
+        spec = parse_spec(data)
+        try:
+            allowed = check_spec(spec, config=parts.config, policy=parts.policy, partners=parts.partners)
+        except IsthmusError as error:
+            self._refuse(offer, spec, error)
+            return
+        parts.store.add_job(offer.job, offer.spec, state="waiting", code="", now=parts.now())
+        if allowed.auto_rule is not None:
+            self.decide(offer.job, decision="approve", by=f"policy: {allowed.auto_rule}")
+        else:
+            short = offer.job[:12]
+            self._notify(f"job {short} waits for approval: isthmus-node show {short}, then isthmus-node approve {short}")
+
+    def _refuse(self, offer: control_pb2.Offer, spec: JobSpec, error: IsthmusError) -> None:
+        parts = self._parts
+        self._notify(f"job {offer.job[:12]} refused by the policy: {error}")
+        named = parts.identity.name in (spec.label_holder.name, spec.feature_holder.name)
+        parts.store.add_job(offer.job, offer.spec, state="waiting", code=error.code, now=parts.now())
+        if named:
+            self.decide(offer.job, decision="reject", by="policy", code=error.code)
+        else:
+            parts.store.move(offer.job, "rejected", now=parts.now(), code=error.code)
+
+    def approvals(self, approvals: control_pb2.Approvals) -> None:
+        """Both nodes' signed decisions, as the coordinator passes them on; kept only if every signature holds.
+
+        Raises:
+            UsageError: ``job.unknown``.  VerificationError: ``approval.*``, ``audit.bad_signature``, ``job.not_approved``.
+        """
+        row, spec = self._known(approvals.job)
+        for decision in approvals.decisions:
+            if len(decision.statement) > 4096 or len(decision.signature) > 256:
+                raise VerificationError("approval.malformed", "An approval passed on by the coordinator is too long.")
+        found = {self._author(row.job, spec, decision): decision for decision in approvals.decisions}
+        for party in (spec.label_holder.name, spec.feature_holder.name):
+            if party not in found:
+                raise _not_approved(row.job, f"the coordinator passed on no approval of {party}")
+            signed = SignedDecision(found[party].statement, found[party].signature)
+            if self._parts.store.put_decision(row.job, party, signed):
+                self._log_approval(row.job, signed)
+
+    def _author(self, job: str, spec: JobSpec, decision: control_pb2.Decision) -> str:
+        """The party whose key signed an approval of this very job."""
+        errors: list[IsthmusError] = []
+        for party in (spec.label_holder.name, spec.feature_holder.name):
+            try:
+                self._verify(job, spec, party, SignedDecision(decision.statement, decision.signature))
+            except VerificationError as error:
+                errors.append(error)
+            else:
+                return party
+        raise errors[-1]
+
+    def _verify(self, job: str, spec: JobSpec, party: str, signed: SignedDecision) -> None:
+        identity = self._parts.identity
+        partner = self._parts.partners.get(party)
+        if party != identity.name and partner is None:
+            raise _not_approved(job, f"no partner file of {party} is here to check its signature with")
+        key = identity.log_key.verifier if partner is None or party == identity.name else partner.log_key
+        try:
+            signature = bytes.fromhex(signed.signature)
+        except ValueError:
+            raise VerificationError("audit.bad_signature", f"The signature of {party} is not hexadecimal.") from None
+        approval = verify_approval(signed.statement.encode(), signature, key=key, job=job, party=party)
+        if approval.decision != "approve" or approval.peer != spec.peer_of(party).name:
+            raise _not_approved(job, f"{party} signed something else than its approval together with {spec.peer_of(party).name}")
+
+    # -- decisions here
+    def poll(self) -> None:
+        """Act on what people asked for at the command line."""
+        for request in self._parts.store.requests():
+            try:
+                code = "job.rejected_here" if request.decision == "reject" else ""
+                self.decide(request.job, decision=request.decision, by=request.by, code=code)
+            except IsthmusError as error:
+                self._parts.store.drop_request(request.job)  # the person is told, and can ask again
+                self._notify(f"error: {error}")
+
+    def decide(self, job: str, *, decision: str, by: str, code: str = "") -> None:
+        """Sign a decision, write it down and send it.  An approval draws the job's seed and commits to it first."""
+        parts = self._parts
+        _, spec = self._known(job)
+        name, peer = parts.identity.name, spec.peer_of(parts.identity.name).name
+        statement = approval_statement(job=job, party=name, peer=peer, decision=decision, by=by, time=parts.now())
+        signed = SignedDecision(statement.decode(), parts.identity.log_key.sign(statement).hex())
+        if decision == "approve":
+            check_spec(spec, config=parts.config, policy=parts.policy, partners=parts.partners)
+            seed = draw_seed(parts.store.files(job), job=job, tls_key_pem=parts.identity.tls_key_pem)
+            parts.log.append("commitment", job=job, what="seed", sha256=seed.commitment)
+        if parts.store.put_decision(job, name, signed):
+            self._log_approval(job, signed)
+        parts.log.checkpoint()
+        parts.store.move(job, "approved" if decision == "approve" else "rejected", now=parts.now(), code=code)
+        self._notify(f"job {job[:12]} {'approved' if decision == 'approve' else 'rejected'} by {by}")
+        self._report_decision(job)
+
+    def _log_approval(self, job: str, signed: SignedDecision) -> None:
+        self._parts.log.append("approval", job=job, statement=signed.statement, signature=signed.signature)
+
+    def _report_decision(self, job: str) -> None:
+        own = self._parts.store.decisions(job).get(self._parts.identity.name)
+        if own is not None:
+            body = control_pb2.Decision(job=job, statement=own.statement, signature=own.signature)
+            self._report(control_pb2.Report(decision=body))
+
+    # -- steps
+    def step_start(self, start: control_pb2.StepStart) -> None:
+        """Run a step; said again, it only repeats the outcome."""
+        labels = StepLabels(job=start.job, step=start.step, round=start.round, attempt=start.attempt)
+        with self._lock:
+            before = self._running.get(start.job)
+            if before is not None and before.labels == labels and before.alive:
+                return
+            for row in self._parts.store.steps(start.job):
+                if (row.step, row.round, row.attempt) == (labels.step, labels.round, labels.attempt) and row.state != "started":
+                    self._report_outcome(row)
+                    return
+            try:
+                spec = self.check_start(labels)
+            except IsthmusError as error:
+                self._notify(f"error: {error}")
+                self.report_failure(labels, error.code)
+                return
+            execution = Execution(
+                self._parts, labels, spec, start, report=self._report, progress=self._progress, notify=self._notify
+            )
+            execution.start(after=before)
+            self._running[start.job] = execution
+
+    def check_start(self, labels: StepLabels) -> JobSpec:
+        """Whether a step may run at all.
+
+        Raises:
+            UsageError: ``job.unknown``, ``job.ended``, ``job.unknown_step``, ``job.step_order``, ``job.attempt_reused``.
+            VerificationError: ``job.spec_mismatch`` (the stored specification is not the one both approved), ``job.not_approved``.
+        """
+        row, spec = self._known(labels.job)
+        if row.state in FINAL:
+            raise UsageError("job.ended", f"Job {labels.job[:12]} has ended here: {row.state}.", remedy="Submit a new job.")
+        decisions = self._parts.store.decisions(labels.job)
+        for party in (spec.label_holder.name, spec.feature_holder.name):
+            if party not in decisions:
+                raise _not_approved(labels.job, f"{party} has not approved it")
+            self._verify(labels.job, spec, party, decisions[party])
+        self._check_order(labels, spec, self._parts.store.steps(labels.job))
+        return spec
+
+    def _check_order(self, labels: StepLabels, spec: JobSpec, rows: list[StepRow]) -> None:
+        if labels.step not in ORDER:
+            raise UsageError("job.unknown_step", f"This node knows no step {labels.step!r}.", remedy="Update the older side.")
+        in_round = labels.step == "round"
+        if not (1 <= labels.round <= spec.model.rounds if in_round else labels.round == 0):
+            raise UsageError("job.step_order", f"{labels.step} cannot have the round {labels.round}.")
+        if labels.attempt > ATTEMPTS_MAX:
+            raise UsageError(
+                "job.too_many_attempts", f"{labels.step} is not tried more than {ATTEMPTS_MAX} times.", remedy="Submit a new job."
+            )
+        place = _place(labels.step, labels.round)
+        done = {_place(row.step, row.round) for row in rows if row.state == "done"}
+        furthest = max((_place(row.step, row.round) for row in rows), default=(0, 0))
+        if place < furthest or (place != (0, 0) and _before(place, done) not in done):
+            raise UsageError(
+                "job.step_order",
+                f"{labels.step}, round {labels.round}, is not due in job {labels.job[:12]}.",
+                remedy="The coordinator must run the steps in order: align, prepare, rounds, finish, evaluate.",
+            )
+
+    def _report_outcome(self, row: StepRow) -> None:
+        if row.state == "done":
+            self._report(control_pb2.Report(step_done=control_pb2.StepDone.FromString(row.report)))
+        elif row.state == "failed":
+            self.report_failure(StepLabels(row.job, row.step, row.round, row.attempt), row.code)
+
+    def report_failure(self, labels: StepLabels, code: str) -> None:
+        """Tell the coordinator that an attempt failed: the code alone.  What is no step of any job it cannot hear."""
+        if labels.step not in ORDER or (labels.round > 0) != (labels.step == "round") or not _HASH.fullmatch(labels.job):
+            return
+        self._report(control_pb2.Report(step_failed=control_pb2.StepFailed(**labels.fields(), code=code)))
+
+    def permit(self, peer: str, job: str) -> None:
+        """Whether ``peer`` may open a stream for ``job`` here.
+
+        Raises:
+            UsageError: ``job.unknown``.  PolicyError: ``job.not_approved``.
+        """
+        row = self._parts.store.job(job) if _HASH.fullmatch(job) else None
+        if row is None:
+            raise UsageError("job.unknown", f"{peer} opened a stream for a job that is not known here.")
+        spec = parse_spec(row.spec.encode())
+        if row.state not in ("approved", "running") or spec.peer_of(self._parts.identity.name).name != peer:
+            raise PolicyError("job.not_approved", f"{peer} opened a stream for a job that is not approved here.")
+
+    # -- the end
+    def job_end(self, end: control_pb2.JobEnd) -> None:
+        """The job is over: give up what runs, keep the outcome, write the disclosure receipt."""
+        parts = self._parts
+        row = parts.store.job(end.job)
+        if row is None:  # it ended before it was offered here
+            return
+        with self._lock:
+            execution = self._running.pop(end.job, None)
+        if execution is not None:
+            execution.cancel(TransportError("job.ended", "The coordinator ended the job."))
+            execution.join(2.0)
+        if row.state in FINAL:
+            return
+        state, code = end.outcome, end.code if is_code(end.code) else ""
+        if state not in TRANSITIONS[row.state]:
+            _log.warning("job %s: the coordinator said %r while it was %s here", end.job[:12], end.outcome, row.state)
+            state, code = "failed", "job.illegal_end"
+        self._write_receipt(end.job)
+        parts.store.move(end.job, state, now=parts.now(), code=code)
+        self._notify(f"job {end.job[:12]} {state}" + (f" [{code}]" if code else ""))
+
+    def _write_receipt(self, job: str) -> None:
+        rows = self._parts.store.disclosures(job)
+        if not rows:
+            return
+        items = receipt(rows)
+        self._parts.log.append("disclosures", job=job, items=items)
+        self._parts.log.checkpoint()
+        document = {"v": 1, "job": job, "party": self._parts.identity.name, "items": items, "entries": rows}
+        self._parts.store.files(job).write("disclosures.json", json.dumps(document, indent=2).encode())
+
+    # -- start, reconnect and stop
+    def recover(self) -> None:
+        """After a restart: attempts that were running are over."""
+        for row in self._parts.store.interrupt_steps(now=self._parts.now()):
+            labels = StepLabels(row.job, row.step, row.round, row.attempt)
+            self._parts.log.append("step", **labels.fields(), state="failed", code="job.interrupted")
+
+    def on_attach(self) -> None:
+        """Say again what the coordinator may have missed."""
+        for row in self._parts.store.jobs():
+            if row.state == "rejected" or row.state not in FINAL:
+                self._report_decision(row.job)
+            steps = self._parts.store.steps(row.job)
+            if row.state not in FINAL and steps:
+                self._report_outcome(steps[-1])
+
+    def stop(self, seconds: float) -> None:
+        """Give up every running step; their failure is reported as ``node.stopping``."""
+        with self._lock:
+            running = list(self._running.values())
+        for execution in running:
+            execution.cancel(TransportError("node.stopping", "This node is stopping."))
+        for execution in running:
+            execution.join(seconds / max(len(running), 1))
+
+    def _known(self, job: str) -> tuple[JobRow, JobSpec]:
+        row = self._parts.store.job(job)
+        if row is None:
+            raise UsageError("job.unknown", f"The coordinator named a job that is not known here ({job[:12]!r}).")
+        data = row.spec.encode()
+        if hashlib.sha256(data).hexdigest() != job:
+            raise VerificationError(
+                "job.spec_mismatch",
+                f"The stored specification of job {job[:12]} is not the one that was approved.",
+                remedy="The node's database was altered: restore it from a backup, or submit the job again.",
+            )
+        return row, parse_spec(data)
+
+
+def _place(step: str, round: int) -> tuple[int, int]:
+    return ORDER.index(step), round
+
+
+def _before(place: tuple[int, int], done: set[tuple[int, int]]) -> tuple[int, int]:
+    """The place that must be done before ``place``: training may stop after any round."""
+    index, round = place
+    if ORDER[index] == "round" and round > 1:
+        return index, round - 1
+    if ORDER[index] == "finish":
+        return max((p for p in done if p[0] == index - 1), default=(index - 1, 1))
+    return index - 1, 0
+
+
+def _not_approved(job: str, reason: str) -> VerificationError:
+    return VerificationError(
+        "job.not_approved",
+        f"Job {job[:12]} cannot run: {reason}.",
+        remedy="Both nodes must approve the job; `isthmus-node jobs` shows what waits here.",
+    )

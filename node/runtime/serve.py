@@ -1,0 +1,264 @@
+"""A serving node: one process, one state folder, one stream to the coordinator, and a listener only where the configuration
+names one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import platform
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent import futures
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from audit.identity import Identity
+from audit.partner import Partner
+from audit.record import LogWriter
+from audit.spec import JobSpec
+from node.config import NodeConfig
+from node.engine import make_engine
+from node.errors import TransportError, UsageError
+from node.identity import coordinator_of, known_partners, own_identity
+from node.limits import LIMITS, Limits
+from node.policy import load_policy
+from node.runtime.execution import StepLink
+from node.runtime.jobs import Jobs, NodeParts
+from node.runtime.journal import StepLabels
+from node.runtime.store import Store
+from node.transport.channel import PROTOCOL_VERSION
+from node.transport.client import dial
+from node.transport.control import ControlClient
+from node.transport.errors import from_tls
+from node.transport.options import TIMEOUTS, Timeouts, server_options
+from node.transport.servicer import PeerServicer, Switchboard, accept
+from protos import peer_pb2, peer_pb2_grpc, tls
+
+POLL_SECONDS = 0.3
+"""How often the serving process looks for decisions made at the command line."""
+STOP_SECONDS = 3.0
+_STREAM_THREADS = 32
+_ATTACH_SECONDS = 3.0
+
+Notify = Callable[[str], None]
+
+
+def dials(spec: JobSpec, *, me: str, own_address: str, peer: Partner) -> bool:
+    """Whether this node dials the peer for a step of ``spec`` (otherwise it waits for the peer's stream).
+
+    The side dials whose peer can be reached; when both can, the feature holder does.
+
+    Raises:
+        TransportError: ``transport.no_route`` when neither can.
+    """
+    if not own_address and not peer.address:
+        raise TransportError(
+            "transport.no_route",
+            f"Neither this node nor {peer.name} has an address, so neither can dial the other.",
+            remedy="Set listen and address in one node's node.toml and give its partner file to the other again.",
+        )
+    if own_address and peer.address:
+        return spec.feature_holder.name == me
+    return bool(peer.address)
+
+
+@dataclass(frozen=True)
+class PeerLinks:
+    """Opens the stream of an attempt, or waits for it, whichever side this node is."""
+
+    identity: Identity
+    own_address: str
+    partners: Mapping[str, Partner]
+    board: Switchboard
+    limits: Limits = LIMITS
+    timeouts: Timeouts = TIMEOUTS
+
+    def connect(self, labels: StepLabels, spec: JobSpec, stop: threading.Event) -> StepLink:
+        """See ``node.runtime.execution.Connect``."""
+        peer = self.partners[spec.peer_of(self.identity.name).name]
+        opening = peer_pb2.Open(protocol=PROTOCOL_VERSION, party=self.identity.name, **labels.fields())
+        if dials(spec, me=self.identity.name, own_address=self.own_address, peer=peer):
+            return dial(peer, self.identity, opening, limits=self.limits, timeouts=self.timeouts, stop=stop)
+        return accept(self.board, peer.name, opening, limits=self.limits, timeouts=self.timeouts, stop=stop)
+
+
+@contextlib.contextmanager
+def state_lock(folder: Path) -> Iterator[None]:
+    """Hold the state folder for this process alone; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+        UsageError: ``state.in_use``, ``state.unwritable``.
+    """
+    path = folder / "serve.lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise UsageError(
+            "state.unwritable",
+            f"The state folder {folder} cannot be written: {error.strerror}.",
+            remedy="Give this user write access to it, or name another under `state` in node.toml.",
+        ) from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                "state.in_use",
+                f"Another process serves the state folder {folder}.",
+                remedy="Stop it first; two nodes with one state would use the same random numbers twice.",
+            ) from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def software_fields() -> dict[str, Any]:
+    """What runs: version, Python, and a digest over every installed distribution and its version."""
+    installed = sorted({f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions()})
+    lock = hashlib.sha256("\n".join(installed).encode()).hexdigest()
+    return {"version": metadata.version("isthmus"), "python": platform.python_version(), "lock_sha256": lock}
+
+
+def open_log(config: NodeConfig, identity: Identity) -> LogWriter:
+    """The node's log, with what runs and which policy holds as its first entries of this run."""
+    log = LogWriter.open(config.state_folder / "log", key=identity.log_key, clock=lambda: datetime.now(UTC))
+    log.append("software", **software_fields())
+    log.append("policy", sha256=hashlib.sha256(config.policy_path.read_bytes()).hexdigest())
+    log.checkpoint()
+    return log
+
+
+def peer_server(
+    config: NodeConfig,
+    identity: Identity,
+    partners: Mapping[str, Partner],
+    *,
+    permit: Callable[[str, str], None],
+    board: Switchboard,
+    limits: Limits = LIMITS,
+    timeouts: Timeouts = TIMEOUTS,
+) -> grpc.Server | None:
+    """The listener for other nodes, started; None where the configuration names no ``listen``.  There is no way to serve
+    without TLS.
+
+    Raises:
+        TransportError: ``transport.port_in_use``, ``transport.no_partners``, ``transport.bad_address``.
+    """
+    if config.node.listen is None:
+        return None
+    pinned = {name: partner.certificate_pem for name, partner in partners.items() if partner.role != "coordinator"}
+    pool = futures.ThreadPoolExecutor(max_workers=_STREAM_THREADS, thread_name_prefix="peer")
+    server = grpc.server(pool, options=server_options(limits), maximum_concurrent_rpcs=_STREAM_THREADS)
+    servicer = PeerServicer(pinned=pinned, permit=permit, board=board, limits=limits, timeouts=timeouts)
+    peer_pb2_grpc.add_PeerServicer_to_server(servicer, server)
+    try:
+        credentials = tls.server_credentials(identity.tls_key_pem, identity.tls_certificate_pem, pinned.values())
+        tls.bind(server, config.node.listen, credentials)
+    except tls.TlsError as error:
+        server.stop(None)
+        raise from_tls(error) from None
+    server.start()
+    return server
+
+
+def serve(
+    config: NodeConfig, *, notify: Notify, stop: threading.Event, limits: Limits = LIMITS, timeouts: Timeouts = TIMEOUTS
+) -> None:
+    """Serve until ``stop`` is set.
+
+    Args:
+        notify: prints one readable line, at once.
+
+    Raises:
+        UsageError, TransportError, VerificationError: why the node cannot start, or cannot ever attach to its coordinator.
+    """
+    identity, partners, policy = own_identity(config), known_partners(config), load_policy(config.policy_path)
+    coordinator = coordinator_of(config, partners)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(state_lock(config.state_folder))
+        store = Store(config.state_folder)
+        stack.callback(store.close)
+        log = open_log(config, identity)
+        stack.callback(log.close)
+        engine = make_engine(config.engine.kind, config.engine.workers)
+        stack.callback(engine.close)
+        board = Switchboard()
+        links = PeerLinks(identity, config.node.address or "", partners, board, limits, timeouts)
+        parts = NodeParts(
+            config=config,
+            policy=policy,
+            identity=identity,
+            partners=partners,
+            store=store,
+            log=log,
+            connect=links.connect,
+            engine=engine,
+            limits=limits,
+        )
+        control: ControlClient
+        jobs = Jobs(
+            parts,
+            report=lambda report: control.report(report),
+            progress=lambda **fields: control.progress(**fields),
+            notify=notify,
+        )
+        control = ControlClient(
+            coordinator=coordinator,
+            identity=identity,
+            software=metadata.version("isthmus"),
+            handle=jobs.handle,
+            on_attach=jobs.on_attach,
+            notify=notify,
+            timeouts=timeouts,
+        )
+        jobs.recover()
+        server = peer_server(config, identity, partners, permit=jobs.permit, board=board, limits=limits, timeouts=timeouts)
+        if server is not None:
+            stack.callback(lambda: server.stop(grace=0.5).wait(STOP_SECONDS))
+        control.start()
+        stack.callback(control.stop)
+        stack.callback(jobs.stop, STOP_SECONDS)
+        _wait(config, control, jobs, stop, notify)
+
+
+def _wait(config: NodeConfig, control: ControlClient, jobs: Jobs, stop: threading.Event, notify: Notify) -> None:
+    """Say that the node is ready, then act on decisions until told to stop."""
+    control.attached.wait(_ATTACH_SECONDS)
+    if control.fatal is not None:
+        raise control.fatal
+    listening = f"listening at {config.node.listen}" if config.node.listen else "no inbound port"
+    attached = "attached to" if control.attached.is_set() else "waiting for"
+    notify(f"isthmus-node {config.name}: ready, {listening}, {attached} the coordinator {config.coordinator.partner}")
+    while not stop.wait(POLL_SECONDS):
+        if control.fatal is not None:
+            raise control.fatal
+        jobs.poll()
+    notify(f"isthmus-node {config.name}: stopping")
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set; the former handlers come back at the end."""
+    stop = threading.Event()
+    former = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def configure_logging() -> None:
+    """Local log lines of the node to standard error; gRPC's own are not for people."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")

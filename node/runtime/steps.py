@@ -1,0 +1,325 @@
+"""What each step of a job calls, and what it reads and leaves in the job's folder.
+
+    align      reads the data set                              leaves align.npz
+    prepare    reads the data set, align                       leaves encoded.npz, columns.json, prepared.npz
+    round t    reads encoded, prepared, rounds 1 .. t - 1      leaves round-<t>.npz
+    finish     reads encoded, prepared, all rounds             leaves weights.npz, model.json
+    evaluate   reads encoded, prepared, weights                leaves metrics.json, where this node learns them
+
+A step returns its files; the runtime stores them when both nodes agree on what was said.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from audit.spec import JobSpec
+from audit.split import holdout_rows
+from node.config import DatasetConfig
+from node.crypto.drbg import Drbg
+from node.data.encoding import Encoded, EncodedColumn, encode, model_columns, snapshot_digest
+from node.data.load import Table, load_table
+from node.engine import Engine
+from node.errors import DataError, UsageError
+from node.limits import Limits
+from node.protocols import logistic, preparation, psi, scoring
+from node.protocols.channel import Channel, Progress
+from node.protocols.metrics import Metrics
+from node.protocols.training import Prepared, RoundShares, TrainingPlan
+from node.runtime.disclosures import Facts
+from node.runtime.files import JobFiles
+
+Role = Literal["label_holder", "feature_holder"]
+Arrays = Mapping[str, NDArray]
+
+ORDER = ("align", "prepare", "round", "finish", "evaluate")
+"""The steps of a job; only ``round`` has rounds, from 1."""
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """All a step needs besides the channel."""
+
+    spec: JobSpec
+    job: str
+    me: str
+    dataset: DatasetConfig
+    files: JobFiles
+    drbg: Drbg = field(repr=False)
+    engine: Engine = field(repr=False)
+    limits: Limits
+    minimum_shared: int
+    minimum_key_bits: int
+    round: int
+    attempt: int
+    coefficients: Sequence[float]
+    lookup_range: float
+    progress: Progress
+    commit: Callable[[str, str], None]
+    """Puts a commitment into the log: what, SHA-256."""
+
+    @property
+    def role(self) -> Role:
+        return "label_holder" if self.spec.label_holder.name == self.me else "feature_holder"
+
+    @property
+    def holds_label(self) -> bool:
+        return self.role == "label_holder"
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step leaves: figures for the report, and files (bytes, or arrays for an ``.npz``)."""
+
+    facts: Facts
+    files: Mapping[str, bytes | Arrays] = field(repr=False)
+
+
+def run_step(step: str, ctx: StepContext, ch: Channel) -> StepResult:
+    """Run one step over ``ch``.
+
+    Raises:
+        UsageError: ``job.unknown_step``, ``job.step_order``.  And what the step's protocol and data raise.
+    """
+    if step not in _STEPS:
+        raise UsageError(
+            "job.unknown_step", f"This node knows no step {step!r}.", remedy="Update the older of node and coordinator."
+        )
+    return _STEPS[step](ctx, ch)
+
+
+# ---- align ----------------------------------------------------------------------------------------------------------------------
+
+
+def _load(ctx: StepContext) -> Table:
+    label = ctx.spec.label.column if ctx.holds_label else None
+    features = ctx.spec.party(ctx.me).features
+    return load_table(ctx.dataset, features=features, label=label, normalise=ctx.spec.align.normalise)
+
+
+def _align(ctx: StepContext, ch: Channel) -> StepResult:
+    table = _load(ctx)
+    alignment = psi.align(
+        ch,
+        role=ctx.role,
+        job=ctx.job,
+        identifiers=table.identifiers,
+        minimum=ctx.minimum_shared,
+        drbg=ctx.drbg,
+        limits=ctx.limits,
+        progress=ctx.progress,
+    )
+    rows = np.asarray(alignment.rows, dtype=np.int64)
+    held_out = holdout_rows(ctx.job, len(rows), Decimal(ctx.spec.model.holdout))
+    raw = [table.raw_identifiers[row] for row in rows]
+    facts = Facts(
+        set_size=alignment.own_size, intersection=len(rows), rows_train=int((~held_out).sum()), rows_holdout=int(held_out.sum())
+    )
+    return StepResult(facts, {"align.npz": {"rows": rows, "holdout": held_out, **texts_to_arrays(raw)}})
+
+
+def texts_to_arrays(texts: Sequence[str]) -> dict[str, NDArray]:
+    """Texts as UTF-8 bytes and the offsets where they end: no object array, no padding to the longest."""
+    encoded = [text.encode() for text in texts]
+    ends = np.cumsum([len(item) for item in encoded], dtype=np.int64)
+    return {"text": np.frombuffer(b"".join(encoded), dtype=np.uint8), "ends": ends}
+
+
+def texts_from_arrays(arrays: Arrays) -> list[str]:
+    """Inverse of :func:`texts_to_arrays`."""
+    data, ends = arrays["text"].tobytes(), arrays["ends"].tolist()
+    starts = [0, *ends][: len(ends)]
+    return [data[start:end].decode() for start, end in zip(starts, ends, strict=True)]
+
+
+# ---- prepare --------------------------------------------------------------------------------------------------------------------
+
+
+def _plan(ctx: StepContext, rows: int) -> TrainingPlan:
+    model = ctx.spec.model
+    return TrainingPlan(
+        role=ctx.role,
+        job=ctx.job,
+        l2=Fraction(model.l2),
+        rounds=model.rounds,
+        key_bits=model.key_bits,
+        minimum_key_bits=ctx.minimum_key_bits,
+        lookup_entries=model.lookup_entries,
+        rows=rows,
+    )
+
+
+def _prepare(ctx: StepContext, ch: Channel) -> StepResult:
+    aligned = ctx.files.read_arrays("align.npz")
+    rows, held_out = aligned["rows"], aligned["holdout"]
+    table = _load(ctx)
+    _check_unchanged(ctx, table, rows, texts_from_arrays(aligned))
+    encoded = encode(table, rows=rows, holdout=held_out, features=ctx.spec.party(ctx.me).features, config=ctx.dataset)
+    arrays: dict[str, NDArray] = {"train": encoded.train, "holdout": encoded.holdout}
+    label = None
+    if table.label is not None:
+        aligned_label = table.label[rows]
+        label = aligned_label[~held_out]
+        arrays |= {"label": label, "label_holdout": aligned_label[held_out]}
+    salt = ctx.drbg.stream("snapshot.salt").bytes(32)
+    arrays["salt"] = np.frombuffer(salt, dtype=np.uint8)
+    ctx.commit("dataset", _snapshot(encoded, arrays, salt))
+    prepared = preparation.prepare(
+        ch,
+        plan=_plan(ctx, len(encoded.train)),
+        matrix=encoded.train,
+        label=label,
+        drbg=ctx.drbg,
+        engine=ctx.engine,
+        limits=ctx.limits,
+        progress=ctx.progress,
+    )
+    columns = json.dumps([asdict(column) for column in encoded.columns]).encode()
+    facts = Facts(columns=prepared.columns, base_rate=prepared.base_rate)
+    return StepResult(facts, {"encoded.npz": arrays, "columns.json": columns, "prepared.npz": prepared.to_arrays()})
+
+
+def _snapshot(encoded: Encoded, arrays: Arrays, salt: bytes) -> str:
+    """The commitment covers the labels of the training rows, then of those held out."""
+    label = np.concatenate([arrays["label"], arrays["label_holdout"]]) if "label" in arrays else None
+    return snapshot_digest(encoded, label, salt=salt)
+
+
+def _check_unchanged(ctx: StepContext, table: Table, rows: NDArray[np.int64], identifiers: Sequence[str]) -> None:
+    """The aligned positions mean the same customers as when they were found."""
+    known = len(table.raw_identifiers)
+    if any(row >= known or table.raw_identifiers[row] != text for row, text in zip(rows.tolist(), identifiers, strict=True)):
+        raise DataError(
+            "data.changed",
+            f"The data set {ctx.dataset.name!r} changed after its customers were aligned.",
+            remedy="Leave the data set as it is while a job runs (give it a snapshot or a view), and submit the job again.",
+        )
+
+
+def _read_columns(files: JobFiles) -> list[EncodedColumn]:
+    documents = json.loads(files.read("columns.json"))
+    return [EncodedColumn(**(document | {"members": tuple(document["members"])})) for document in documents]
+
+
+# ---- rounds ---------------------------------------------------------------------------------------------------------------------
+
+
+def _earlier(ctx: StepContext, count: int) -> list[RoundShares]:
+    return [RoundShares.from_arrays(ctx.files.read_arrays(f"round-{number}.npz")) for number in range(1, count + 1)]
+
+
+def _round(ctx: StepContext, ch: Channel) -> StepResult:
+    encoded = ctx.files.read_arrays("encoded.npz")
+    shares = logistic.run_round(
+        ch,
+        plan=_plan(ctx, len(encoded["train"])),
+        prepared=Prepared.from_arrays(ctx.files.read_arrays("prepared.npz")),
+        matrix=encoded["train"],
+        label=encoded.get("label"),
+        earlier=_earlier(ctx, ctx.round - 1),
+        round=ctx.round,
+        slot=ctx.round - 1 + ctx.attempt,
+        coefficients=ctx.coefficients,
+        lookup_range=ctx.lookup_range,
+        drbg=ctx.drbg,
+        limits=ctx.limits,
+        progress=ctx.progress,
+    )
+    return StepResult(Facts(inner_products=shares.inner_products), {f"round-{ctx.round}.npz": shares.to_arrays()})
+
+
+# ---- finish ---------------------------------------------------------------------------------------------------------------------
+
+
+def _finish(ctx: StepContext, ch: Channel) -> StepResult:
+    encoded = ctx.files.read_arrays("encoded.npz")
+    prepared = Prepared.from_arrays(ctx.files.read_arrays("prepared.npz"))
+    rounds = len(ctx.coefficients)
+    weights = logistic.finish(
+        ch,
+        plan=_plan(ctx, len(encoded["train"])),
+        prepared=prepared,
+        earlier=_earlier(ctx, rounds),
+        coefficients=ctx.coefficients,
+        limits=ctx.limits,
+    )
+    document = model_document(ctx, weights, base_rate=prepared.base_rate, rounds=rounds)
+    data = json.dumps(document, indent=2, ensure_ascii=False).encode()
+    return StepResult(Facts(), {"weights.npz": {"weights": weights}, "model.json": data})
+
+
+def model_document(ctx: StepContext, weights: NDArray[np.float64], *, base_rate: str, rounds: int) -> dict[str, Any]:
+    """This party's half of the model in original units.
+
+    A row's part of the score is the intercept (label holder) plus the sum over columns of ``weight * (min(max(x, low), high) -
+    centre)``.
+    """
+    intercept, own = (float(weights[0]), weights[1:]) if ctx.holds_label else (None, weights)
+    return {
+        "v": 1,
+        "job": ctx.job,
+        "party": ctx.me,
+        "role": ctx.role,
+        "intercept": intercept,
+        "columns": model_columns(_read_columns(ctx.files), own),
+        "base_rate": base_rate,
+        "rounds": rounds,
+    }
+
+
+# ---- evaluate -------------------------------------------------------------------------------------------------------------------
+
+
+def _evaluate(ctx: StepContext, ch: Channel) -> StepResult:
+    encoded = ctx.files.read_arrays("encoded.npz")
+    prepared = Prepared.from_arrays(ctx.files.read_arrays("prepared.npz"))
+    weights = ctx.files.read_arrays("weights.npz")["weights"]
+    metrics = scoring.evaluate(
+        ch,
+        plan=_plan(ctx, len(encoded["train"])),
+        prepared=prepared,
+        matrix=encoded["holdout"],
+        weights=weights,
+        label=encoded.get("label_holdout"),
+        bands=ctx.spec.model.bands,
+        lookup_range=ctx.lookup_range,
+        share_aggregates=ctx.spec.disclose.aggregates_to_feature_holder,
+        drbg=ctx.drbg,
+        limits=ctx.limits,
+        progress=ctx.progress,
+    )
+    files: dict[str, bytes] = {"metrics.json": metrics_json(metrics)} if metrics is not None else {}
+    return StepResult(Facts(metrics=metrics), files)
+
+
+def metrics_json(metrics: Metrics) -> bytes:
+    """The aggregates as this node keeps them."""
+    values: dict[str, Any] = {name: float(getattr(metrics, name)) for name in ("auc", "ks", "log_loss", "base_rate")}
+    values |= {"rows": int(metrics.rows), "gains": [[int(part) for part in row] for row in metrics.gains]}
+    return json.dumps(values, indent=2).encode()
+
+
+_STEPS: dict[str, Callable[[StepContext, Channel], StepResult]] = {
+    "align": _align,
+    "prepare": _prepare,
+    "round": _round,
+    "finish": _finish,
+    "evaluate": _evaluate,
+}
+
+
+def store_result(files: JobFiles, result: StepResult) -> None:
+    """Put a step's files on disk, each whole or not at all; the last one written is the one the next step needs."""
+    for name, content in result.files.items():
+        if isinstance(content, bytes):
+            files.write(name, content)
+        else:
+            files.write_arrays(name, content)

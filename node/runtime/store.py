@@ -1,0 +1,349 @@
+"""The node's state: a SQLite database for what happened, one folder a job for what a step left behind.
+
+    state.db               jobs, a person's requests, signed decisions, steps and their reports, disclosures
+    jobs/<hash>/           seed.sealed, <result>.npz, model.json, metrics.json, disclosures.json
+
+Every file is written whole or not at all: to a temporary name, to disk, then renamed.  Files are readable by their owner alone.
+Two processes use the database: the serving node, and the command line of the person who approves; SQLite's own locks keep them
+apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from node.errors import DataError, UsageError
+from node.runtime.disclosures import Disclosure
+from node.runtime.files import JobFiles
+
+_META = sa.MetaData()
+_JOBS = sa.Table(
+    "jobs",
+    _META,
+    sa.Column("job", sa.String(64), primary_key=True),
+    sa.Column("spec", sa.Text, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("code", sa.String(128), nullable=False, default=""),
+    sa.Column("received", sa.String(40), nullable=False),
+    sa.Column("updated", sa.String(40), nullable=False),
+)
+_REQUESTS = sa.Table(  # what a person asked for at the command line; the serving node signs and sends it
+    "requests",
+    _META,
+    sa.Column("job", sa.String(64), primary_key=True),
+    sa.Column("decision", sa.String(8), nullable=False),
+    sa.Column("by", sa.String(200), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False, default=""),
+)
+_DECISIONS = sa.Table(  # signed statements, own and the peer's
+    "decisions",
+    _META,
+    sa.Column("job", sa.String(64), primary_key=True),
+    sa.Column("party", sa.String(64), primary_key=True),
+    sa.Column("statement", sa.Text, nullable=False),
+    sa.Column("signature", sa.String(128), nullable=False),
+)
+_STEPS = sa.Table(
+    "steps",
+    _META,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("job", sa.String(64), nullable=False, index=True),
+    sa.Column("step", sa.String(16), nullable=False),
+    sa.Column("round", sa.Integer, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("state", sa.String(8), nullable=False),  # started, done, failed
+    sa.Column("code", sa.String(128), nullable=False, default=""),
+    sa.Column("report", sa.LargeBinary, nullable=False, default=b""),  # the serialised StepDone, to be sent again after a reconnect
+    sa.Column("started", sa.String(40), nullable=False),
+    sa.Column("ended", sa.String(40), nullable=False, default=""),
+    sa.UniqueConstraint("job", "step", "round", "attempt"),
+)
+_DISCLOSURES = sa.Table(
+    "disclosures",
+    _META,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("job", sa.String(64), nullable=False, index=True),
+    sa.Column("step", sa.String(16), nullable=False),
+    sa.Column("round", sa.Integer, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("what", sa.String(64), nullable=False),
+    sa.Column("to", sa.String(64), nullable=False),
+    sa.Column("count", sa.Integer, nullable=False),
+    sa.Column("clause", sa.String(128), nullable=False),
+    sa.Column("value", sa.Text, nullable=False, default=""),
+)
+
+TRANSITIONS: dict[str, frozenset[str]] = {
+    "waiting": frozenset({"approved", "rejected", "cancelled", "failed"}),
+    "approved": frozenset({"running", "rejected", "cancelled", "failed"}),
+    "running": frozenset({"finished", "cancelled", "failed"}),
+    "finished": frozenset(),
+    "rejected": frozenset(),
+    "cancelled": frozenset(),
+    "failed": frozenset(),
+}
+"""How a job moves on this node: waiting for a person, approved here, its steps running, and the four ends."""
+FINAL = frozenset(state for state, following in TRANSITIONS.items() if not following)
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """One job as the database has it; times are RFC 3339."""
+
+    job: str
+    spec: str
+    state: str
+    code: str
+    received: str
+    updated: str
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """One attempt of one step."""
+
+    job: str
+    step: str
+    round: int
+    attempt: int
+    state: str
+    code: str
+    report: bytes
+    started: str
+    ended: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asked for at the command line."""
+
+    job: str
+    decision: str
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SignedDecision:
+    """A signed approval or rejection: canonical statement, Ed25519 signature in hex."""
+
+    statement: str
+    signature: str
+
+
+class Store:
+    """The database and the job folders of one node.  Thread-safe."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            (folder / "jobs").mkdir(parents=True, exist_ok=True, mode=0o700)
+            path = folder / "state.db"
+            path.touch(mode=0o600)
+        except OSError as error:
+            raise UsageError(
+                "state.unwritable",
+                f"The state folder {folder} cannot be written: {error.strerror}.",
+                remedy="Give this user write access to it, or name another under `state` in node.toml.",
+            ) from None
+        self._engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
+        sa.event.listen(self._engine, "connect", _on_connect)
+        try:
+            _META.create_all(self._engine)
+        except sa.exc.DatabaseError:
+            raise DataError(
+                "state.unreadable",
+                f"The database {path} cannot be read.",
+                remedy="Restore it from a backup, or name another folder under `state` in node.toml.",
+            ) from None
+
+    def close(self) -> None:
+        """Let the database go."""
+        self._engine.dispose()
+
+    # -- jobs
+    def add_job(self, job: str, spec: str, *, state: str, code: str, now: str) -> bool:
+        """Add a job unless it is there; returns whether it was added."""
+        with self._engine.begin() as db:
+            if db.execute(sa.select(_JOBS.c.job).where(_JOBS.c.job == job)).first():
+                return False
+            db.execute(sa.insert(_JOBS).values(job=job, spec=spec, state=state, code=code, received=now, updated=now))
+            return True
+
+    def job(self, job: str) -> JobRow | None:
+        """The job with this very hash."""
+        rows = self._jobs(_JOBS.c.job == job)
+        return rows[0] if rows else None
+
+    def jobs(self) -> list[JobRow]:
+        """All jobs, oldest first."""
+        return self._jobs(sa.true())
+
+    def resolve(self, prefix: str) -> JobRow:
+        """The one job whose hash starts with ``prefix``.
+
+        Raises:
+            UsageError: ``job.unknown``, ``job.ambiguous``.
+        """
+        rows = self._jobs(_JOBS.c.job.startswith(prefix.lower(), autoescape=True))
+        if not rows or not prefix:
+            raise UsageError("job.unknown", f"No job starts with {prefix!r}.", remedy="`isthmus-node jobs` lists them all.")
+        if len(rows) > 1:
+            raise UsageError(
+                "job.ambiguous", f"{len(rows)} jobs start with {prefix!r}.", remedy="Give more digits of the job's hash."
+            )
+        return rows[0]
+
+    def _jobs(self, where: Any) -> list[JobRow]:
+        with self._engine.connect() as db:
+            query = sa.select(_JOBS).where(where).order_by(_JOBS.c.received, _JOBS.c.job)
+            return [JobRow(**row._mapping) for row in db.execute(query)]
+
+    def move(self, job: str, state: str, *, now: str, code: str = "") -> None:
+        """Move a job along ``TRANSITIONS``; to its present state is no move.
+
+        Raises:
+            UsageError: ``job.unknown``, ``job.illegal_transition``.
+        """
+        with self._engine.begin() as db:
+            present = db.execute(sa.select(_JOBS.c.state).where(_JOBS.c.job == job)).scalar()
+            if present is None:
+                raise UsageError("job.unknown", f"This node has no job {job[:12]}.")
+            if present == state:
+                return
+            if state not in TRANSITIONS[present]:
+                raise UsageError("job.illegal_transition", f"Job {job[:12]} is {present} and cannot become {state}.")
+            db.execute(sa.update(_JOBS).where(_JOBS.c.job == job).values(state=state, code=code, updated=now))
+
+    # -- decisions
+    def request(self, job: str, *, decision: str, by: str, reason: str = "") -> None:
+        """Ask the serving node to approve or reject a job that waits.
+
+        Raises:
+            UsageError: ``job.not_waiting``.
+        """
+        with self._engine.begin() as db:
+            state = db.execute(sa.select(_JOBS.c.state).where(_JOBS.c.job == job)).scalar()
+            asked = db.execute(sa.select(_REQUESTS.c.decision).where(_REQUESTS.c.job == job)).scalar()
+            if state != "waiting" or asked is not None:
+                what = state if state != "waiting" else f"already asked to be {'approved' if asked == 'approve' else 'rejected'}"
+                raise UsageError(
+                    "job.not_waiting",
+                    f"Job {job[:12]} does not wait for a decision: it is {what}.",
+                    remedy="`isthmus-node jobs` shows which jobs wait.",
+                )
+            db.execute(sa.insert(_REQUESTS).values(job=job, decision=decision, by=by, reason=reason))
+
+    def requests(self) -> list[Request]:
+        """Requests not yet acted on: those of jobs that still wait."""
+        waiting = sa.select(_JOBS.c.job).where(_JOBS.c.state == "waiting")
+        with self._engine.connect() as db:
+            return [Request(**row._mapping) for row in db.execute(sa.select(_REQUESTS).where(_REQUESTS.c.job.in_(waiting)))]
+
+    def request_of(self, job: str) -> Request | None:
+        """What a person asked for, if anything."""
+        with self._engine.connect() as db:
+            row = db.execute(sa.select(_REQUESTS).where(_REQUESTS.c.job == job)).first()
+        return Request(**row._mapping) if row else None
+
+    def drop_request(self, job: str) -> None:
+        """Forget what a person asked for, because it could not be done."""
+        with self._engine.begin() as db:
+            db.execute(sa.delete(_REQUESTS).where(_REQUESTS.c.job == job))
+
+    def put_decision(self, job: str, party: str, decision: SignedDecision) -> bool:
+        """Keep a party's signed decision; the first one counts.  Returns whether this was the first."""
+        with self._engine.begin() as db:
+            where = (_DECISIONS.c.job == job, _DECISIONS.c.party == party)
+            if db.execute(sa.select(_DECISIONS.c.job).where(*where)).first():
+                return False
+            values = {"job": job, "party": party, "statement": decision.statement, "signature": decision.signature}
+            db.execute(sa.insert(_DECISIONS).values(values))
+            return True
+
+    def decisions(self, job: str) -> dict[str, SignedDecision]:
+        """Signed decisions by party."""
+        with self._engine.connect() as db:
+            rows = db.execute(sa.select(_DECISIONS).where(_DECISIONS.c.job == job))
+            return {row.party: SignedDecision(row.statement, row.signature) for row in rows}
+
+    # -- steps
+    def begin_step(self, job: str, step: str, round: int, attempt: int, *, now: str) -> None:
+        """Put an attempt down as used, before anything of it happens.
+
+        An attempt number never goes down within a job and serves a step of a round once; the slot of a round, ``round - 1 +
+        attempt``, only grows: masks taken from a slot never serve twice.
+
+        Raises:
+            UsageError: ``job.attempt_reused``.
+        """
+        with self._engine.begin() as db:
+            rows = db.execute(sa.select(_STEPS.c.step, _STEPS.c.round, _STEPS.c.attempt).where(_STEPS.c.job == job)).all()
+            used = any((row.step, row.round, row.attempt) == (step, round, attempt) for row in rows)
+            lower = any(attempt < row.attempt for row in rows)
+            slots = [row.round - 1 + row.attempt for row in rows if row.step == "round"]
+            taken = step == "round" and any(round - 1 + attempt <= slot for slot in slots)
+            if used or lower or taken:
+                raise UsageError(
+                    "job.attempt_reused",
+                    f"Attempt {attempt} of {step}, round {round}, of job {job[:12]} was used before: "
+                    "its random numbers must not serve twice.",
+                    remedy="The coordinator must start the step again with a higher attempt.",
+                )
+            values = {"job": job, "step": step, "round": round, "attempt": attempt, "state": "started", "started": now}
+            db.execute(sa.insert(_STEPS).values(values))
+
+    def end_step(
+        self, job: str, step: str, round: int, attempt: int, *, state: str, now: str, code: str = "", report: bytes = b""
+    ) -> None:
+        """Put down how an attempt ended: ``done`` with its report, or ``failed`` with its code."""
+        where = (_STEPS.c.job == job, _STEPS.c.step == step, _STEPS.c.round == round, _STEPS.c.attempt == attempt)
+        with self._engine.begin() as db:
+            db.execute(sa.update(_STEPS).where(*where).values(state=state, code=code, report=report, ended=now))
+
+    def steps(self, job: str) -> list[StepRow]:
+        """Every attempt of every step of a job, in the order in which they began."""
+        columns = [column for column in _STEPS.c if column.name != "id"]
+        with self._engine.connect() as db:
+            rows = db.execute(sa.select(*columns).where(_STEPS.c.job == job).order_by(_STEPS.c.id))
+            return [StepRow(**row._mapping) for row in rows]
+
+    def interrupt_steps(self, *, now: str) -> list[StepRow]:
+        """After a restart: attempts that were running are over, and their numbers stay used.  Returns them."""
+        with self._engine.begin() as db:
+            columns = [column for column in _STEPS.c if column.name != "id"]
+            rows = [StepRow(**row._mapping) for row in db.execute(sa.select(*columns).where(_STEPS.c.state == "started"))]
+            values = {"state": "failed", "code": "job.interrupted", "ended": now}
+            db.execute(sa.update(_STEPS).where(_STEPS.c.state == "started").values(values))
+            return rows
+
+    # -- disclosures
+    def add_disclosures(self, job: str, step: str, round: int, attempt: int, items: Sequence[Disclosure]) -> None:
+        """Keep what crossed in one attempt of one step."""
+        labels = {"job": job, "step": step, "round": round, "attempt": attempt}
+        if items:
+            with self._engine.begin() as db:
+                db.execute(sa.insert(_DISCLOSURES), [labels | item.fields() for item in items])
+
+    def disclosures(self, job: str) -> list[dict[str, Any]]:
+        """What crossed in a job so far: ``step, round, attempt, what, to, count, clause, value``, in order."""
+        columns = [column for column in _DISCLOSURES.c if column.name not in ("id", "job")]
+        with self._engine.connect() as db:
+            rows = db.execute(sa.select(*columns).where(_DISCLOSURES.c.job == job).order_by(_DISCLOSURES.c.id))
+            return [dict(row._mapping) for row in rows]
+
+    def files(self, job: str) -> JobFiles:
+        """The folder of a job; made when first written to."""
+        return JobFiles(self.folder / "jobs" / job)
+
+
+def _on_connect(connection: Any, _: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")  # a used attempt must survive a power cut
+    cursor.close()

@@ -1,0 +1,201 @@
+"""The stream to the coordinator: opened by this node, kept, and opened again after a cut.
+
+What must not be lost is not queued here: it stands in the node's database, and ``on_attach`` reports it again after every
+reconnect.  So a report made while the stream is down may be dropped, and the coordinator may hear the same report twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import grpc
+
+from audit.identity import Identity
+from audit.partner import Partner
+from node.errors import IsthmusError, PeerError
+from node.transport.client import explain, secure_channel
+from node.transport.errors import from_rpc
+from node.transport.options import TIMEOUTS, Timeouts
+from protos import control_pb2, control_pb2_grpc
+
+_log = logging.getLogger("isthmus.node.control")
+
+CONTROL_VERSION = 1
+PROGRESS_INTERVAL = 0.25
+"""Seconds between two progress reports of one phase."""
+_PERMANENT = (
+    "transport.wrong_certificate",
+    "transport.protocol_version",
+    "transport.refused",
+    "transport.bad_address",
+    "control.protocol_version",
+    "control.party_mismatch",
+)
+"""Causes that no waiting heals: a node that was never attached gives up on them."""
+
+
+class _Attachment:
+    """One life of the stream: the reports waiting to go out."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: deque[control_pb2.Report] = deque()
+        self._over = False
+
+    def put(self, report: control_pb2.Report) -> None:
+        with self._changed:
+            self._waiting.append(report)
+            self._changed.notify_all()
+
+    def finish(self) -> None:
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+
+    def reports(self) -> Iterator[control_pb2.Report]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._over)
+                if not self._waiting:
+                    return
+                report = self._waiting.popleft()
+            yield report
+
+
+class ControlClient:
+    """Keeps this node attached to its coordinator.
+
+    Args:
+        handle: called with every directive after ``Welcome``, one at a time, in order; must not block.
+        on_attach: called after every ``Welcome``; reports again what the coordinator may have missed.
+        notify: called with one readable line whenever the state of the link changes.
+    """
+
+    def __init__(
+        self,
+        *,
+        coordinator: Partner,
+        identity: Identity,
+        software: str,
+        handle: Callable[[control_pb2.Directive], None],
+        on_attach: Callable[[], None],
+        notify: Callable[[str], None],
+        timeouts: Timeouts = TIMEOUTS,
+    ) -> None:
+        self._coordinator, self._identity, self._software = coordinator, identity, software
+        self._handle, self._on_attach, self._notify, self._timeouts = handle, on_attach, notify, timeouts
+        self._stop = threading.Event()
+        self._current: _Attachment | None = None
+        self._call: grpc.Call | None = None
+        self._progress: dict[tuple[str, str, int, int, str], float] = {}
+        self._lock = threading.Lock()
+        self._last_line = ""
+        self.fatal: IsthmusError | None = None
+        """Why it gave up for good before it was ever attached: a wrong certificate, another version, an unknown party."""
+        self.attached = threading.Event()
+        self.ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="control", daemon=True)
+
+    def start(self) -> None:
+        """Attach in the background."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Detach; what was reported before still goes out."""
+        self._stop.set()
+        with self._lock:
+            attachment, call = self._current, self._call
+        if attachment is not None:
+            attachment.finish()
+        self._thread.join(self._timeouts.close / 2)
+        if call is not None:
+            call.cancel()
+        self._thread.join(self._timeouts.close / 2)
+
+    def report(self, report: control_pb2.Report) -> None:
+        """Send a report if attached; thread-safe, never blocks."""
+        with self._lock:
+            if self._current is not None:
+                self._current.put(report)
+
+    def progress(self, *, job: str, step: str, attempt: int, round: int, phase: str, done: int, total: int) -> None:
+        """Report progress, at most every ``PROGRESS_INTERVAL`` seconds a phase; the last item of a phase always."""
+        key, now = (job, step, attempt, round, phase), time.monotonic()
+        with self._lock:
+            if done < total and now - self._progress.get(key, -1e9) < PROGRESS_INTERVAL:
+                return
+            if key not in self._progress:
+                self._progress = {k: v for k, v in self._progress.items() if k[:4] == key[:4]}  # forget finished steps
+            self._progress[key] = now
+        body = control_pb2.StepProgress(job=job, step=step, attempt=attempt, round=round, phase=phase, done=done, total=total)
+        self.report(control_pb2.Report(progress=body))
+
+    def _run(self) -> None:
+        pause = self._timeouts.backoff
+        while not self._stop.is_set():
+            try:
+                self._attach_once()
+                pause = self._timeouts.backoff
+                self._say(f"the coordinator {self._coordinator.name} closed the stream; attaching again")
+            except IsthmusError as error:
+                if error.code in _PERMANENT and not self.attached.is_set():
+                    self.fatal = error
+                    break
+                if self.attached.is_set():
+                    pause = self._timeouts.backoff
+                self._say(f"not attached to the coordinator: {error}")
+            self._stop.wait(pause)
+            pause = min(2 * pause, self._timeouts.backoff_max)
+        self.ended.set()
+
+    def _say(self, line: str) -> None:
+        if line != self._last_line and not self._stop.is_set():
+            self._notify(line)
+        self._last_line = line
+
+    def _attach_once(self) -> None:
+        coordinator, attachment = self._coordinator, _Attachment()
+        channel = secure_channel(coordinator, self._identity)
+        hello = control_pb2.Hello(protocol=CONTROL_VERSION, party=self._identity.name, software=self._software)
+        attachment.put(control_pb2.Report(hello=hello))
+        try:
+            call = control_pb2_grpc.ControlStub(channel).Attach(attachment.reports())
+            with self._lock:
+                self._call = call
+            self._converse(call, attachment)
+        except grpc.RpcError as error:
+            cause = from_rpc(error, peer=f"the coordinator {coordinator.name}")
+            raise (explain(coordinator) if cause.code == "transport.unreachable" else cause) from None
+        finally:
+            with self._lock:
+                self._current = self._call = None
+            attachment.finish()
+            channel.close()
+
+    def _converse(self, call: Iterator[control_pb2.Directive], attachment: _Attachment) -> None:
+        first = next(call, None)
+        if first is None:
+            return
+        self._check_welcome(first)
+        with self._lock:
+            self._current = attachment
+        self.attached.set()
+        self._say(f"attached to the coordinator {self._coordinator.name} at {self._coordinator.address}")
+        self._on_attach()
+        for directive in call:
+            self._handle(directive)
+
+    def _check_welcome(self, directive: control_pb2.Directive) -> None:
+        name = self._coordinator.name
+        if directive.WhichOneof("body") != "welcome":
+            raise PeerError("protocol.unexpected_message", f"{name} did not welcome this node.", remedy="Check its version.")
+        if directive.welcome.protocol != CONTROL_VERSION:
+            raise PeerError(
+                "transport.protocol_version",
+                f"{name} speaks control protocol {directive.welcome.protocol}; this node speaks {CONTROL_VERSION}.",
+                remedy="Update the older of the two.",
+            )
