@@ -1,0 +1,167 @@
+"""Engines: order, bounds, errors, and the same bits from each."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+import psutil
+import pytest
+
+from node.crypto.drbg import Drbg, Stream
+from node.crypto.paillier import Decryptor, SecretKey, generate_key
+from node.engine import Engine, InlineEngine, PoolEngine, batches, make_engine
+from node.errors import PeerError, UsageError
+
+
+def square(value: int) -> int:
+    return value * value
+
+
+def fail_on_three(value: int) -> int:
+    if value == 3:
+        raise PeerError("test.three", "It is three.", remedy="Take another.")
+    return value
+
+
+def end_process(value: int) -> int:
+    os._exit(9)
+
+
+def stream(purpose: str) -> Stream:
+    return Drbg(b"\x09" * 32, job="test", step="engine").stream(purpose)
+
+
+@lru_cache
+def key() -> SecretKey:
+    return generate_key(512, stream("key"))
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[PoolEngine]:
+    engine = PoolEngine(2)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(params=["inline", "pool"])
+def engine(request: pytest.FixtureRequest, pool: PoolEngine) -> Engine:
+    return InlineEngine() if request.param == "inline" else pool
+
+
+def test_results_come_in_order(engine: Engine) -> None:
+    assert list(engine.map(square, range(40))) == [v * v for v in range(40)]
+    assert list(engine.map(square, [])) == []
+
+
+def test_few_items_are_in_flight(engine: Engine) -> None:
+    taken = 0
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        while True:  # endless: an engine that collected its items first would never return
+            taken += 1
+            yield taken
+
+    results = engine.map(square, items())
+    for k in range(1, 30):
+        assert next(results) == k * k
+        assert taken - k < 2 * engine.workers
+
+
+def test_errors_of_a_function_reach_the_caller_whole(engine: Engine) -> None:
+    results = engine.map(fail_on_three, range(6))
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(PeerError) as caught:
+        next(results)
+    assert caught.value.code == "test.three"
+    assert caught.value.remedy == "Take another."
+    assert list(engine.map(square, [2])) == [4]
+
+
+def test_a_worker_that_dies_is_an_error() -> None:
+    engine = PoolEngine(1)
+    try:
+        with pytest.raises(UsageError) as caught:
+            list(engine.map(end_process, [1]))
+        assert caught.value.code == "engine.worker_died"
+    finally:
+        engine.close()
+
+
+def test_make_engine() -> None:
+    assert isinstance(make_engine("inline", 7), InlineEngine)
+    made = make_engine("processes", 2)
+    assert isinstance(made, PoolEngine)
+    assert made.workers == 2
+    made.close()
+    for kind, workers, code in (("threads", 1, "kind"), ("processes", 0, "workers"), ("processes", 257, "workers")):
+        with pytest.raises(UsageError) as caught:
+            make_engine(kind, workers)
+        assert caught.value.code == f"engine.{code}"
+
+
+def test_encryption_and_decryption_are_the_same_bits(pool: PoolEngine) -> None:
+    plaintexts = [[1, 2, 3], [], [2**300], list(range(20))]
+    inline = list(batches.encrypt(InlineEngine(), key(), plaintexts, stream("encrypt")))
+    assert list(batches.encrypt(pool, key(), plaintexts, stream("encrypt"))) == inline
+    pairs = [(batch, [5] * len(batch) if len(batch) != 1 else None) for batch in inline]
+    hidden = list(batches.rerandomise(InlineEngine(), key().public, pairs, stream("hide")))
+    assert list(batches.rerandomise(pool, key().public, pairs, stream("hide"))) == hidden
+    expected = [[6, 7, 8], [], [2**300], list(range(5, 25))]
+    for engine in (InlineEngine(), pool):
+        assert list(batches.decrypt(engine, key(), hidden)) == expected
+
+
+def test_products_are_the_same_bits(pool: PoolEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "SHARD_ROWS", 20)
+    matrix = np.random.default_rng(1).integers(0, 2**14, (70, 3))
+    values = list(range(70))
+    ciphertexts = next(iter(batches.encrypt(InlineEngine(), key(), [values], stream("vector"))))
+    rows = [matrix[first : first + 12] for first in range(0, 70, 12)]
+    pairs = [(ciphertexts[first : first + 12], matrix[first : first + 12]) for first in range(0, 70, 12)]
+    columns, packed = [], []
+    for engine in (InlineEngine(), pool):
+        columns.append(batches.column_products(engine, key().public, pairs, columns=3, entry_bits=14, expected_rows=70))
+        made = batches.row_products(engine, key().public, ciphertexts[:3], rows, entry_bits=14, shifts=[0, 100], expected_rows=70)
+        packed.append([c for batch in made for c in batch])
+    assert columns[0] == columns[1]
+    assert packed[0] == packed[1]
+    assert Decryptor(key()).decrypt(columns[0]) == (matrix.T @ np.array(values)).tolist()
+    sums = (matrix @ np.array(values[:3])).tolist()
+    assert Decryptor(key()).decrypt(packed[0]) == [a + (b << 100) for a, b in zip(sums[::2], sums[1::2], strict=True)]
+    for engine in (InlineEngine(), pool):
+        assert batches.column_products(engine, key().public, [], columns=2, entry_bits=14, expected_rows=0) == [1, 1]
+
+
+CHILD = """
+import time
+from node.engine import PoolEngine
+if __name__ == "__main__":
+    results = PoolEngine(1).map(time.sleep, [0, 60])
+    print("first", next(results), flush=True)  # the worker has begun the second
+    time.sleep(60)
+"""
+
+
+def test_busy_workers_do_not_outlive_a_killed_parent(tmp_path: object) -> None:
+    script = os.path.join(str(tmp_path), "child.py")
+    with open(script, "w") as file:
+        file.write(CHILD)
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "first None\n"
+        workers = psutil.Process(parent.pid).children(recursive=True)
+        assert workers
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    deadline = time.monotonic() + 10
+    while any(w.is_running() and w.status() != psutil.STATUS_ZOMBIE for w in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [w for w in workers if w.is_running() and w.status() != psutil.STATUS_ZOMBIE]
