@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -27,7 +27,6 @@ RECOMMENDED_KEY_BITS = 3072
 """Below this a key is allowed with a warning: 2048 bits give about 112 bits of security (NIST SP 800-57 part 1, table 2)."""
 
 Roles = list[Role]
-LookupEntries = Literal[32, 64, 128]
 
 
 class PartnersSection(Strict):
@@ -57,7 +56,6 @@ class LimitsSection(Strict):
     key_bits_min: Annotated[int, Field(ge=LIMITS.key_bits_min, le=LIMITS.key_bits_max)] = 2048
     rounds_max: Annotated[int, Field(ge=1, le=LIMITS.rounds)] = 16
     bands_max: Annotated[int, Field(ge=4, le=128)] = 64
-    lookup_entries: list[LookupEntries] = Field(default_factory=lambda: list(get_args(LookupEntries)))
     features_max: Annotated[int, Field(ge=1, le=LIMITS.columns)] = 1024
 
 
@@ -134,7 +132,7 @@ def check_spec(spec: JobSpec, *, config: NodeConfig, policy: Policy, partners: M
             ``policy.dataset_unknown``, ``policy.dataset_not_offered``, ``policy.dataset_partner``, ``policy.features_max``,
             ``policy.feature_not_offered``, ``policy.feature_is_label``, ``policy.label_not_offered``, ``policy.label_kind``,
             ``policy.normalise``, ``policy.key_too_short``, ``policy.minimum_intersection``, ``policy.rounds``, ``policy.bands``,
-            ``policy.lookup_entries``, ``policy.disclose_feature_holder``, ``policy.disclose_coordinator``.
+            ``policy.disclose_feature_holder``, ``policy.disclose_coordinator``.
         DataError: ``data.woe_needs_label``.
     """
     own, peer = _parties(spec, config)
@@ -244,7 +242,7 @@ def _check_dataset(own: Party, peer: Party, role: Role, *, config: NodeConfig, p
 
 
 def _check_numbers(spec: JobSpec, *, config: NodeConfig, policy: Policy) -> list[str]:
-    """Key size, intersection minimum, rounds, bands, lookup size.  Returns warnings."""
+    """Key size, intersection minimum, rounds, bands.  Returns warnings."""
     limits = policy.limits
     warnings = []
     bits = spec.model.key_bits
@@ -269,13 +267,6 @@ def _check_numbers(spec: JobSpec, *, config: NodeConfig, policy: Policy) -> list
         raise _over("policy.rounds", "model.rounds", spec.model.rounds, "limits.rounds_max", limits.rounds_max)
     if spec.model.bands > limits.bands_max:
         raise _over("policy.bands", "model.bands", spec.model.bands, "limits.bands_max", limits.bands_max)
-    if spec.model.lookup_entries not in limits.lookup_entries:
-        raise PolicyError(
-            "policy.lookup_entries",
-            f"The job's model.lookup_entries is {spec.model.lookup_entries}; policy limits.lookup_entries allows "
-            f"{', '.join(map(str, limits.lookup_entries)) or 'none'}.",
-            remedy="Submit the job with a size that both policies allow.",
-        )
     if Decimal(spec.model.holdout) == 0:
         warnings.append("model.holdout = 0: no row is held out, so the model is not evaluated.")
     return warnings

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.optimizer import Next, first_range, plan_next
+from coordinator.optimizer import Lookup, Next, first_range, plan_next
 from node.crypto.drbg import Drbg
 from node.engine import Engine, InlineEngine
 from node.limits import LIMITS
@@ -161,7 +161,9 @@ class Training:
                 raise RuntimeError("the two parties report different inner products")
             gram.append(left.inner_products)
             history.append(coefficients)
-            step = plan_next(gram, history, base_rate=base_rate, rounds=self.rounds, tolerance=tolerance)
+            columns = sum(p.own_columns for p in self.prepared)
+            lookup = Lookup(rows=len(self.label), columns=columns, entries=self.lookup_entries)
+            step = plan_next(gram, history, base_rate=base_rate, rounds=self.rounds, tolerance=tolerance, lookup=lookup)
             coefficients, lookup_range = step.coefficients, step.lookup_range
             if step.stop:
                 return np.concatenate(self.finish(coefficients).results()), step

@@ -72,7 +72,6 @@ minimum_intersection = 1000       # smallest number of shared customers a job ma
 key_bits_min = 2048               # below 3072 a warning is shown
 rounds_max = 16                   # each round discloses a few inner products (never data)
 bands_max = 64                    # score bands of the evaluation
-lookup_entries = [32, 64, 128]
 features_max = 1024
 
 [disclose]                        # the evaluation's aggregates (AUC, KS, gains by decile): may a job send them to

@@ -152,7 +152,7 @@ def _plan(ctx: StepContext, rows: int) -> TrainingPlan:
         rounds=model.rounds,
         key_bits=model.key_bits,
         minimum_key_bits=ctx.minimum_key_bits,
-        lookup_entries=model.lookup_entries,
+        lookup_entries=model.lookup_entries_of(rows),
         rows=rows,
     )
 

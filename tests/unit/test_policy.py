@@ -150,7 +150,6 @@ POLICY_REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "other role": ({"dataset": [{"name": "cards", "roles": ["feature_holder"]}]}, "policy.dataset_not_offered"),
     "other partner": ({"dataset": [{"name": "cards", "roles": ["label_holder"], "partners": ["x"]}]}, "policy.dataset_partner"),
     "longer keys": ({"limits": {"key_bits_min": 4096}}, "policy.key_too_short"),
-    "other lookups": ({"limits": {"lookup_entries": [32]}}, "policy.lookup_entries"),
     "to feature holder": ({"disclose": {"aggregates_to_coordinator": True}}, "policy.disclose_feature_holder"),
     "to coordinator": ({"disclose": {"aggregates_to_feature_holder": True}}, "policy.disclose_coordinator"),
 }

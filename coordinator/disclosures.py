@@ -1,0 +1,69 @@
+"""What a node's report tells the coordinator in readable form, and what allows it: every row of the log's disclosure entries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from audit.record import Json
+from coordinator.jobs import Job, Metrics, StepReport
+
+SIZES = "protocols.md: sizes"
+BASE_RATE = "protocols.md: base rate"
+INNER_PRODUCTS = "protocols.md: inner products"
+AGGREGATES = "spec: disclose.aggregates_to_coordinator"
+
+
+@dataclass(frozen=True)
+class Disclosure:
+    """``count`` values of ``what``, told by ``party``; ``value`` is the values themselves, as text: all are aggregates."""
+
+    party: str
+    what: str
+    count: int
+    clause: str
+    value: str
+
+
+def of_report(job: Job, party: str, report: StepReport) -> list[Disclosure]:
+    """The disclosures in one report."""
+    if report.step == "align":
+        rows = json.dumps([report.intersection, report.rows_train, report.rows_holdout])
+        return [
+            Disclosure(party, "set_size", 1, SIZES, str(report.set_size)),
+            Disclosure(party, "rows", 3, SIZES, rows),
+        ]
+    if report.step == "prepare":
+        found = [Disclosure(party, "columns", 1, SIZES, str(report.columns))]
+        if party == job.spec.label_holder.name:
+            found.append(Disclosure(party, "base_rate", 1, BASE_RATE, report.base_rate))
+        return found
+    if report.step == "round":
+        values = json.dumps([repr(value) for value in report.inner_products])
+        return [Disclosure(party, "inner_products", len(report.inner_products), INNER_PRODUCTS, values)]
+    if report.metrics is not None:
+        return [Disclosure(party, "aggregates", 5 + 3 * len(report.metrics.gains), AGGREGATES, _describe(report.metrics))]
+    return []
+
+
+def receipt(job: Job) -> list[dict[str, Json]]:
+    """Everything the coordinator was told in the course of a job: what, by whom, how many values, what allowed it."""
+    totals: dict[tuple[str, str, str], int] = {}
+    for step in job.steps:
+        for party, report in step.reports.items():
+            for item in of_report(job, party, report):
+                key = (item.party, item.what, item.clause)
+                totals[key] = totals.get(key, 0) + item.count
+    return [
+        {"party": party, "what": what, "to": job.spec.coordinator, "count": count, "clause": clause}
+        for (party, what, clause), count in totals.items()
+    ]
+
+
+def _describe(metrics: Metrics) -> str:
+    values: dict[str, Any] = {name: repr(getattr(metrics, name)) for name in ("auc", "ks", "log_loss", "base_rate")}
+    gains: Sequence[tuple[int, int, int]] = [(row.decile, row.rows, row.positives) for row in metrics.gains]
+    values |= {"rows": str(metrics.rows), "gains": [[str(part) for part in row] for row in gains]}
+    return json.dumps(values, sort_keys=True)

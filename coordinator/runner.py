@@ -1,0 +1,460 @@
+"""Runs the jobs: takes what arrives, asks the state machine, stores and logs what follows, and only then tells the nodes.
+
+One lock guards everything; nothing under it waits for the network (directives go into queues that the streams empty).  Order of
+every change: database, log, memory, directives.  A crash in between leaves a job that is continued with the next attempt.
+
+When a node's stream ends during a step, the step waits ``detach_grace`` seconds; if the node comes back and has not reported the
+step done, the step starts again on both nodes with the next attempt; if it does not, the job fails with ``coordinator.node_lost``.
+
+The other node notices a crash too, as a cut link, and reports the step failed.  So a failure whose code says no more than that the
+link or the other process went (``LINK_CODES``) fails the job only when both nodes stay attached for ``link_patience`` seconds after
+it.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from audit.errors import IsthmusError
+from audit.partner import Partner
+from audit.receipts import verify_approval
+from audit.record import Json, LogWriter, format_time
+from audit.spec import parse_spec
+from coordinator import disclosures, jobs
+from coordinator.control_fields import step_report
+from coordinator.errors import PeerError, UsageError, VerificationError
+from coordinator.jobs import Decision, Job, Order, SendApprovals, SendEnd, SendStep, Step
+from coordinator.store import Store
+from coordinator.submit import check_party
+from protos import control_pb2
+
+_log = logging.getLogger("isthmus.coordinator")
+
+CONTROL_VERSION = 1
+LINK_CODES = frozenset(
+    {
+        "job.interrupted",
+        "node.stopping",
+        "transport.closed",
+        "transport.no_stream",
+        "transport.not_accepted",
+        "transport.not_started",
+        "transport.stopping",
+        "transport.superseded",
+        "transport.timeout",
+        "transport.unreachable",
+    }
+)
+RECENT = 200
+"""Ended jobs that a node is told about again when it attaches: it may have been away when they ended."""
+
+
+@dataclass(eq=False)
+class Attachment:
+    """One life of one node's stream: the directives waiting to go out."""
+
+    party: str
+    waiting: queue.SimpleQueue[control_pb2.Directive | None] = field(default_factory=queue.SimpleQueue)
+    reason: IsthmusError | None = None
+
+    def send(self, **body: Any) -> None:
+        """Queue one directive."""
+        self.waiting.put(control_pb2.Directive(**body))
+
+    def close(self, reason: IsthmusError | None = None) -> None:
+        """End the stream after what is queued."""
+        self.reason = self.reason or reason
+        self.waiting.put(None)
+
+    def directives(self) -> Iterator[control_pb2.Directive]:
+        """What to send, until the stream is closed; raises the reason if there is one."""
+        while (directive := self.waiting.get()) is not None:
+            yield directive
+        if self.reason is not None:
+            raise self.reason
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a party says it is in the running step."""
+
+    phase: str = ""
+    done: int = 0
+    total: int = 0
+
+
+class Runner:
+    """All open jobs and all attached nodes.
+
+    Args:
+        name: the coordinator's own name.
+        partners: partner files by name: whose approvals and streams are known.
+        clock: gives the time as a zone-aware ``datetime``.
+        detach_grace: seconds a node may be away during a step.
+        link_patience: seconds in which a cut link between the nodes may turn out to be a node that went.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        software: str,
+        partners: Mapping[str, Partner],
+        store: Store,
+        log: LogWriter,
+        clock: Callable[[], datetime],
+        detach_grace: float = 30.0,
+        link_patience: float = 2.0,
+    ) -> None:
+        self.name, self.software, self.partners = name, software, partners
+        self._store, self._log, self._clock = store, log, clock
+        self._grace, self._patience = detach_grace, link_patience
+        self._attached: dict[str, Attachment] = {}
+        self._progress: dict[tuple[str, str], Progress] = {}
+        self._timers: dict[str, threading.Timer] = {}
+        self._stale: set[str] = set()
+        self.changed = threading.Condition(threading.RLock())
+        self.version = 0
+        self.stopping = False
+        self._jobs = {job.identity: job for job in store.open_jobs()}
+
+    # -- nodes
+
+    def attach(self, party: str) -> Attachment:
+        """A node's stream opened; what it must know is queued: welcome, open jobs, ends it may have missed."""
+        with self.changed:
+            attachment = Attachment(party)
+            older = self._attached.get(party)
+            if older is not None:
+                older.close(PeerError("control.superseded", f"{party} attached again.", remedy="Run one node under this name."))
+            attachment.send(welcome=control_pb2.Welcome(protocol=CONTROL_VERSION, party=self.name, software=self.software))
+            # An older stream may still be open: the node has lost it all the same, and the step it ran with it.
+            came_back = self._timers.pop(party, None)
+            if came_back is not None:
+                came_back.cancel()
+            self._attached[party] = attachment
+            for job in self._store.recent(RECENT):
+                if job.ended and party in job.offered:
+                    attachment.send(job_end=_end(job))
+            for job in [job for job in self._jobs.values() if party in job.parties]:
+                self._brief(job, attachment)
+            self._notify()
+            return attachment
+
+    def detach(self, attachment: Attachment) -> None:
+        """A node's stream ended."""
+        with self.changed:
+            party = attachment.party
+            if self._attached.get(party) is not attachment:
+                return
+            del self._attached[party]
+            attachment.close()
+            if not self.stopping and any(self._waits_for(job, party) for job in self._jobs.values()):
+                timer = threading.Timer(self._grace, self._lost, args=(party,))
+                timer.daemon = True
+                self._timers[party] = timer
+                timer.start()
+            self._notify()
+
+    def receive(self, attachment: Attachment, report: control_pb2.Report) -> None:
+        """One checked report of an attached node.
+
+        Raises:
+            PeerError: ``control.unexpected``, ``control.unknown_job``.
+            VerificationError: an approval that does not verify.
+        """
+        kind = report.WhichOneof("body")
+        handlers: dict[str, Callable[[Job, str, Any], None]] = {
+            "decision": self._decision,
+            "step_done": self._step_done,
+            "step_failed": self._step_failed,
+            "progress": self._step_progress,
+        }
+        handler = handlers.get(str(kind))
+        if handler is None:
+            raise PeerError("control.unexpected", f"{attachment.party} sent a {kind} in the middle of its stream.")
+        with self.changed:
+            if self._attached.get(attachment.party) is not attachment:
+                return
+            body = getattr(report, str(kind))
+            job = self._jobs.get(body.job)
+            if job is None:
+                known = self._store.load(body.job)
+                if known is None or attachment.party not in known.parties:
+                    raise PeerError("control.unknown_job", f"{attachment.party} reported on a job that is not its own.")
+                attachment.send(job_end=_end(known))  # ended meanwhile: tell it again rather than argue
+                return
+            if attachment.party not in job.parties:
+                raise PeerError("control.unknown_job", f"{attachment.party} reported on a job that is not its own.")
+            handler(job, attachment.party, body)
+            self._notify()
+
+    # -- operators
+
+    def submit(self, data: bytes) -> Job:
+        """Take a job in.
+
+        Raises:
+            UsageError: see :func:`audit.spec.parse_spec`; ``coordinator.other_coordinator``, ``coordinator.unknown_party``,
+                ``coordinator.wrong_role``, ``coordinator.job_exists``.
+        """
+        spec = parse_spec(data)
+        if spec.coordinator != self.name:
+            raise UsageError(
+                "coordinator.other_coordinator",
+                f"The specification names the coordinator {spec.coordinator!r}; this one is {self.name!r}.",
+                remedy="Correct the key `coordinator`, or submit it there.",
+            )
+        for party in (spec.label_holder, spec.feature_holder):
+            check_party(party.name, party.role, self.partners)
+        with self.changed:
+            if self._store.load(spec.identity()) is not None:
+                raise UsageError(
+                    "coordinator.job_exists",
+                    f"The job {spec.identity()[:12]} was submitted before.",
+                    remedy="Give the specification a new nonce (leave the key out) to run it again.",
+                )
+            now = format_time(self._clock())
+            job = Job(spec.identity(), spec, submitted=now, updated=now)
+            self._store.save(job)
+            self._log.append("job", job=job.identity, state=job.state, code="")
+            self._jobs[job.identity] = job
+            for party_name in job.parties:
+                if party_name in self._attached:
+                    self._brief(self._jobs[job.identity], self._attached[party_name])
+            self._notify()
+            return job
+
+    def cancel(self, identity: str) -> Job:
+        """Give a job up.  Raises ``coordinator.unknown_job``, ``coordinator.illegal_transition`` when it has ended."""
+        with self.changed:
+            job = self.find(identity)
+            self._apply(job, jobs.cancel(job))
+            return self.find(job.identity)
+
+    def find(self, prefix: str) -> Job:
+        """The one job whose identity begins with ``prefix``.
+
+        Raises:
+            UsageError: ``coordinator.unknown_job``, ``coordinator.ambiguous_job``.
+        """
+        with self.changed:
+            found = self._store.find(prefix) if len(prefix) >= 4 else []
+            if len(found) > 1:
+                raise UsageError(
+                    "coordinator.ambiguous_job",
+                    f"Several jobs begin with {prefix!r}.",
+                    remedy="Give more digits of the job's hash.",
+                )
+            job = (self._jobs.get(found[0]) or self._store.load(found[0])) if found else None
+            if job is None:
+                raise UsageError(
+                    "coordinator.unknown_job",
+                    f"No job begins with {prefix!r}.",
+                    remedy="`isthmus-coordinator jobs` lists them; at least four digits of the hash are needed.",
+                )
+            return job
+
+    def recent(self) -> list[Job]:
+        """The newest jobs, newest first."""
+        with self.changed:
+            return [self._jobs.get(job.identity, job) for job in self._store.recent(RECENT)]
+
+    def standing(self, job: Job, party: str) -> tuple[bool, Progress]:
+        """Whether a party is attached, and how far it is."""
+        with self.changed:
+            return party in self._attached, self._progress.get((job.identity, party), Progress())
+
+    def stop(self) -> None:
+        """End all streams; open jobs stay open and are continued after the next start."""
+        with self.changed:
+            self.stopping = True
+            for timer in self._timers.values():
+                timer.cancel()
+            for attachment in self._attached.values():
+                attachment.close()
+            self._notify()
+
+    # -- reports
+
+    def _decision(self, job: Job, party: str, body: control_pb2.Decision) -> None:
+        key = self.partners[party].log_key
+        statement, signature = body.statement.encode(), bytes.fromhex(body.signature)
+        approval = verify_approval(statement, signature, key=key, job=job.identity, party=party)
+        if approval.peer != job.spec.peer_of(party).name:
+            raise VerificationError("approval.other_peer", f"{party} signed a decision together with another party than the job's.")
+        decision = Decision(approval.decision, body.statement, body.signature)
+        if job.state == "submitted" and job.decisions.get(party) != decision:
+            self._log.append("approval", job=job.identity, statement=body.statement, signature=body.signature)
+        self._apply(job, jobs.decide(job, party, decision))
+        self._begin(job.identity)
+
+    def _step_done(self, job: Job, party: str, body: control_pb2.StepDone) -> None:
+        report, step = step_report(body), job.running
+        if step is not None and _key(job) == (report.step, report.round, report.attempt) and party not in step.reports:
+            where = {"job": job.identity, "step": report.step, "attempt": report.attempt, "round": report.round}
+            self._log.append("report", **where, party=party, transcript_sha256=report.transcript_sha256)  # type: ignore[arg-type]
+            for item in disclosures.of_report(job, party, report):
+                self._log.append(
+                    "disclosure",
+                    **where,  # type: ignore[arg-type]
+                    what=item.what, to=self.name, count=item.count, clause=item.clause, value=item.value, party=party,
+                )  # fmt: skip
+        self._apply(job, jobs.report(job, party, report))
+
+    def _step_failed(self, job: Job, party: str, body: control_pb2.StepFailed) -> None:
+        key = (body.step, body.round, body.attempt)
+        if _key(job) != key or job.identity in self._stale:
+            return  # an echo, or a step that starts again anyway
+        _log.info("job %s: %s reports that %s failed: %s", job.identity[:12], party, body.step, body.code)
+        if body.code not in LINK_CODES:
+            self._apply(job, jobs.fail(job, body.code))
+        elif job.spec.peer_of(party).name not in self._attached:
+            self._stale.add(job.identity)  # the other node went: it has its grace to come back
+        else:
+            timer = threading.Timer(self._patience, self._give_up, args=(job.identity, key, body.code))
+            timer.daemon = True
+            timer.start()
+
+    def _give_up(self, identity: str, key: tuple[str, int, int], code: str) -> None:
+        """A link was cut some time ago: if no node went meanwhile, that was the failure."""
+        with self.changed:
+            job = self._jobs.get(identity)
+            if self.stopping or job is None or _key(job) != key or identity in self._stale:
+                return
+            if all(party in self._attached for party in job.parties):
+                self._apply(job, jobs.fail(job, code))
+            else:
+                self._stale.add(identity)
+
+    def _step_progress(self, job: Job, party: str, body: control_pb2.StepProgress) -> None:
+        if _key(job) == (body.step, body.round, body.attempt):
+            self._progress[job.identity, party] = Progress(body.phase, body.done, body.total)
+
+    # -- what follows
+
+    def _brief(self, job: Job, attachment: Attachment) -> None:
+        """Tell a node that attached how an open job stands, and go on with it."""
+        if attachment.party not in job.offered:
+            self._apply(job, jobs.offer(job, attachment.party))
+            job = self._jobs[job.identity]
+        attachment.send(offer=control_pb2.Offer(job=job.identity, spec=job.spec.canonical().decode()))
+        if job.state == "submitted":
+            return
+        attachment.send(approvals=_approvals(job))
+        if job.running is not None and attachment.party not in job.running.reports:
+            self._stale.add(job.identity)
+        self._begin(job.identity)
+
+    def _begin(self, identity: str) -> None:
+        """Start, or start again, what waits for both nodes to be attached."""
+        job = self._jobs.get(identity)
+        if job is None or not all(party in self._attached for party in job.parties):
+            return
+        if job.state == "approved":
+            self._apply(job, jobs.start(job))
+        elif identity in self._stale:
+            self._apply(job, jobs.restart(job))
+
+    def _apply(self, job: Job, outcome: jobs.Outcome) -> None:
+        """Store, log, remember, then send."""
+        after, orders = outcome
+        if after == job:
+            return
+        after = replace(after, updated=format_time(self._clock()))
+        self._store.save(after)
+        self._record(job, after, orders)
+        if _key(after) != _key(job):
+            self._stale.discard(job.identity)
+            self._progress = {key: value for key, value in self._progress.items() if key[0] != job.identity}
+        if after.ended:
+            del self._jobs[job.identity]
+        else:
+            self._jobs[job.identity] = after
+        for order in orders:
+            self._send(after, order)
+        self._notify()
+
+    def _record(self, before: Job, after: Job, orders: tuple[Order, ...]) -> None:
+        for order in orders:
+            if isinstance(order, SendStep):
+                step = order.step
+                self._log.append(
+                    "directive",
+                    job=after.identity, step=step.step, attempt=step.attempt, round=step.round,
+                    coefficients=[repr(value) for value in step.coefficients], lookup_range=repr(step.lookup_range),
+                )  # fmt: skip
+        if after.ended:
+            items: list[Json] = [*disclosures.receipt(after)]
+            self._log.append("disclosures", job=after.identity, items=items)
+        if _outward(after) != _outward(before):
+            self._log.append("job", job=after.identity, state=_outward(after), code=after.code)
+        if orders and before.steps:
+            self._log.checkpoint()
+
+    def _send(self, job: Job, order: Order) -> None:
+        for party in job.parties:
+            attachment = self._attached.get(party)
+            if attachment is None:
+                continue
+            if isinstance(order, SendApprovals):
+                attachment.send(approvals=_approvals(job))
+            elif isinstance(order, SendStep):
+                attachment.send(step_start=_start(job, order.step))
+            elif isinstance(order, SendEnd):
+                attachment.send(job_end=_end(job))
+
+    def _waits_for(self, job: Job, party: str) -> bool:
+        return job.running is not None and party in job.parties
+
+    def _lost(self, party: str) -> None:
+        with self.changed:
+            if self._timers.get(party) is not threading.current_thread() or self.stopping:
+                return
+            del self._timers[party]
+            for job in [job for job in self._jobs.values() if self._waits_for(job, party)]:
+                self._apply(job, jobs.fail(job, "coordinator.node_lost"))
+
+    def _notify(self) -> None:
+        self.version += 1
+        self.changed.notify_all()
+
+
+def _key(job: Job) -> tuple[str, int, int] | None:
+    """Which attempt of which step is under way."""
+    step = job.running
+    return (step.step, step.round, step.attempt) if step is not None else None
+
+
+def _outward(job: Job) -> str:
+    """The job's state as the log names it: every step is `running`."""
+    return "running" if job.state in jobs.STEPS else job.state
+
+
+def _approvals(job: Job) -> control_pb2.Approvals:
+    decisions = [
+        control_pb2.Decision(job=job.identity, statement=decision.statement, signature=decision.signature)
+        for decision in job.decisions.values()
+    ]
+    return control_pb2.Approvals(job=job.identity, decisions=decisions)
+
+
+def _start(job: Job, step: Step) -> control_pb2.StepStart:
+    return control_pb2.StepStart(
+        job=job.identity,
+        step=step.step,
+        attempt=step.attempt,
+        round=step.round,
+        coefficients=step.coefficients,
+        lookup_range=step.lookup_range,
+    )
+
+
+def _end(job: Job) -> control_pb2.JobEnd:
+    return control_pb2.JobEnd(job=job.identity, outcome=job.state, code=job.code)

@@ -1,0 +1,111 @@
+"""The serving process: one TLS port for nodes and operators, the runner behind it, an orderly end."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import platform
+from collections.abc import Callable
+from concurrent import futures
+from datetime import UTC, datetime
+from importlib import metadata
+
+import grpc
+
+from audit.record import LogWriter
+from audit.spec import SPEC_BYTES_MAX
+from coordinator.config import CoordinatorConfig
+from coordinator.errors import TransportError
+from coordinator.operators import OperatorService
+from coordinator.runner import Runner
+from coordinator.service import ControlService
+from coordinator.store import Store
+from protos import control_pb2_grpc, tls
+
+_log = logging.getLogger("isthmus.coordinator")
+
+STREAMS_MAX = 64
+"""Threads: one for each attached node or watcher."""
+STOP_SECONDS = 5.0
+OPTIONS = (
+    ("grpc.max_receive_message_length", 2 * SPEC_BYTES_MAX),
+    ("grpc.keepalive_time_ms", 15_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    *tls.SERVER_OPTIONS,
+)
+
+
+def software_version() -> str:
+    """This package's version."""
+    return metadata.version("isthmus")
+
+
+def dependencies_digest() -> str:
+    """SHA-256 over the names and versions of all installed packages: what exactly ran."""
+    found = sorted({f"{(d.metadata['Name'] or '').lower()}=={d.version}" for d in metadata.distributions()})
+    return hashlib.sha256("\n".join(found).encode()).hexdigest()
+
+
+def utc_now() -> datetime:
+    """The process's clock."""
+    return datetime.now(UTC)
+
+
+class Server:
+    """A coordinator that listens.
+
+    Raises (on construction):
+        UsageError, TransportError: keys, partner files, database or log cannot be used; ``transport.port_in_use``.
+    """
+
+    def __init__(self, config: CoordinatorConfig, *, clock: Callable[[], datetime] = utc_now, grace: float | None = None) -> None:
+        identity, partners = config.identity(), config.partners()
+        nodes = {name: p for name, p in partners.items() if p.role != "coordinator"}
+        own = {identity.name: identity.tls_certificate_pem}
+        pinned = {name: partner.certificate_pem for name, partner in nodes.items()}
+        self._pool = futures.ThreadPoolExecutor(STREAMS_MAX, thread_name_prefix="stream")
+        self._grpc = grpc.server(self._pool, options=OPTIONS, maximum_concurrent_rpcs=STREAMS_MAX)
+        try:
+            credentials = tls.server_credentials(
+                identity.tls_key_pem, identity.tls_certificate_pem, [*own.values(), *pinned.values()]
+            )
+            self.port = tls.bind(self._grpc, config.coordinator.listen, credentials)
+        except tls.TlsError as error:
+            self._pool.shutdown(wait=False)
+            raise TransportError(error.code, error.message, remedy=error.remedy) from None
+        # Nothing is opened before the port is ours, so that a second server on one folder changes nothing.
+        self._record = LogWriter.open(config.state_folder / "log", key=identity.log_key, clock=clock)
+        try:
+            self._store = Store.open(config.store.url) if config.store.url else Store.in_folder(config.state_folder)
+        except BaseException:
+            self._record.close()
+            raise
+        self._record.append(
+            "software", version=software_version(), python=platform.python_version(), lock_sha256=dependencies_digest()
+        )
+        self.runner = Runner(
+            name=identity.name,
+            software=software_version(),
+            partners=nodes,
+            store=self._store,
+            log=self._record,
+            clock=clock,
+            detach_grace=config.jobs.detach_grace if grace is None else grace,
+        )
+        control_pb2_grpc.add_ControlServicer_to_server(ControlService(self.runner, pinned), self._grpc)
+        control_pb2_grpc.add_OperatorServicer_to_server(OperatorService(self.runner, own), self._grpc)
+        self.address = f"{config.coordinator.listen.rpartition(':')[0]}:{self.port}"
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self._grpc.start()
+
+    def stop(self) -> None:
+        """End all streams, then close database and log.  Open jobs are continued at the next start."""
+        self.runner.stop()
+        self._grpc.stop(STOP_SECONDS).wait()
+        self._pool.shutdown(wait=True)
+        self._store.close()
+        self._record.close()

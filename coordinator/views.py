@@ -1,0 +1,75 @@
+"""A job as ``--json`` prints it: what the operator commands make of the message on the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from audit.spec import parse_spec
+from protos import control_pb2
+
+_REPORT_FIELDS = (
+    "transcript_sha256", "seconds", "bytes_sent", "bytes_received", "peak_rss_bytes", "set_size", "intersection", "rows_train",
+    "rows_holdout", "columns", "base_rate",
+)  # fmt: skip
+
+
+def as_json(view: control_pb2.JobView) -> dict[str, Any]:
+    """The same for ``--json``: every key always present, ``null`` where there is nothing yet."""
+    spec = parse_spec(view.spec.encode())
+    steps = [_step_json(step) for step in view.steps]
+    done = {step["step"]: step for step in steps if step["state"] == "done"}
+    sizes = done["align"]["reports"][0] if "align" in done else {}
+    rounds = [step for step in steps if step["step"] == "round" and step["state"] == "done"]
+    return {
+        "job": view.job,
+        "title": spec.title,
+        "state": view.state,
+        "code": view.code,
+        "step": view.step,
+        "round": view.round,
+        "attempt": view.attempt,
+        "submitted": view.submitted,
+        "updated": view.updated,
+        "label_holder": spec.label_holder.name,
+        "feature_holder": spec.feature_holder.name,
+        "parties": [
+            {"party": p.party, "attached": p.attached, "decision": p.decision, "phase": p.phase, "done": p.done, "total": p.total}
+            for p in view.parties
+        ],
+        "intersection": sizes.get("intersection"),
+        "rows_train": sizes.get("rows_train"),
+        "rows_holdout": sizes.get("rows_holdout"),
+        "base_rate": view.base_rate or None,
+        "rounds": len(rounds),
+        "rounds_max": spec.model.rounds,
+        "tolerance": spec.model.tolerance,
+        "decrement": rounds[-1]["decrement"] if rounds else None,
+        "converged": view.converged,
+        "metrics": _metrics_json(view.metrics) if view.HasField("metrics") else None,
+        "steps": steps,
+        "spec": spec.model_dump(mode="json"),
+    }
+
+
+def _step_json(step: control_pb2.StepView) -> dict[str, Any]:
+    reports = [
+        {"party": party}
+        | {name: getattr(report, name) for name in _REPORT_FIELDS}
+        | {"inner_products": list(report.inner_products)}
+        for party, report in zip(step.reporters, step.reports, strict=True)
+    ]
+    return {
+        "step": step.step,
+        "round": step.round,
+        "attempt": step.attempt,
+        "state": step.state,
+        "seconds": step.seconds,
+        "decrement": step.decrement if step.step == "round" and step.state == "done" else None,
+        "reporters": list(step.reporters),
+        "reports": reports,
+    }
+
+
+def _metrics_json(metrics: control_pb2.Metrics) -> dict[str, Any]:
+    values: dict[str, Any] = {name: getattr(metrics, name) for name in ("auc", "ks", "log_loss", "base_rate", "rows")}
+    return values | {"gains": [{"decile": g.decile, "rows": g.rows, "positives": g.positives} for g in metrics.gains]}
