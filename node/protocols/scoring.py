@@ -11,9 +11,9 @@
 
 F is the holder of tables here, so the base transfers run the other way round than in training, under F's key.
 
-Bands are public: equally wide on the log-odds scale, centred at the base rate's, over a quarter of the lookup's range on
-    either side (two to four bounds on the scores' standard deviation; the outermost bands are open).  Only L's part is
-    rounded to a window, F knows its own exactly.
+Bands are public: centred at the base rate's log-odds, narrow there and wider outwards, over a quarter of the lookup's range
+    on either side (two to four bounds on the scores' standard deviation).  Only L's part is rounded to a window, F knows
+    its own exactly.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+import gmpy2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,6 +38,7 @@ from protos import peer_pb2 as pb
 
 BAND_ENTRIES = 256
 """Windows of the label holder's score over the lookup range."""
+_CURVE = 3
 SCORE_SCALE = FEATURE_SCALE + OPENED_WEIGHT_SCALE
 _DECIMAL = re.compile(r"^[0-9]{1,4}\.[0-9]{6}$")
 
@@ -57,17 +59,21 @@ def own_scores(matrix: NDArray[np.int32], weights: NDArray[np.float64]) -> NDArr
 
 
 def band_edges(base_rate: str, lookup_range: float, bands: int) -> NDArray[np.int64]:
-    """The ``bands - 1`` inner edges at SCORE_SCALE."""
+    """All ``bands + 1`` edges at SCORE_SCALE; the outermost two bands are open, their outer edges only give them a middle.
+
+    ``centre + range / 4 * sinh(3 t) / sinh(3)`` for t evenly spaced over [-1, 1]: bands are narrow where most scores lie.
+    In MPFR, because a band in a table is a byte on the wire.
+    """
     centre = logit_at_scale(parse_base_rate(base_rate), SCORE_SCALE)
     half = 1 << (SCORE_SCALE + check_range(lookup_range) - 2)
-    return np.array([centre - half + 2 * half * i // bands for i in range(1, bands)], dtype=np.int64)
+    with gmpy2.context(precision=128):
+        shape = [gmpy2.sinh(gmpy2.mpfr(_CURVE) * (2 * i - bands) / bands) / gmpy2.sinh(_CURVE) for i in range(bands + 1)]
+        return np.array([centre + int(gmpy2.rint(half * value)) for value in shape], dtype=np.int64)
 
 
 def band_probabilities(edges: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Probability at the middle of each band (the open ones as wide as the others), kept inside (0, 1)."""
-    width = edges[1] - edges[0]
-    middles = np.concatenate([[edges[0] - width // 2], (edges[:-1] + edges[1:]) // 2, [edges[-1] + width // 2]])
-    z = middles.astype(np.float64) * 2.0**-SCORE_SCALE
+    """Probability at the middle of each band, kept inside (0, 1)."""
+    z = (edges[:-1] + edges[1:]).astype(np.float64) * 2.0 ** -(SCORE_SCALE + 1)
     return np.clip(1 / (1 + np.exp(-z)), 1e-12, 1 - 1e-12)
 
 
@@ -149,7 +155,7 @@ def _serve_bands(
     def tables(first: int, count: int) -> NDArray[np.uint8]:
         z = own[first : first + count, None] + middles
         wrapped = (z + half) % (2 * half) - half
-        return np.searchsorted(edges, wrapped, side="right").astype(np.uint8)
+        return np.searchsorted(edges[1:-1], wrapped, side="right").astype(np.uint8)
 
     serve_tables(
         ch,

@@ -36,11 +36,11 @@ def test_one_class_is_refused() -> None:
     assert caught.value.code == "scoring.one_class"
 
 
-def test_bands_are_equally_wide_around_the_base_rate() -> None:
+def test_bands_are_narrow_around_the_base_rate() -> None:
     edges = band_edges("0.22", 16.0, 40)
     probabilities = band_probabilities(edges)
-    assert len(edges) == 39
+    assert len(edges) == 41
     assert len(probabilities) == 40
-    assert np.ptp(np.diff(edges)) <= 1
-    assert np.all(np.diff(probabilities) > 0)
-    assert 1 / (1 + np.exp(-edges[19] / 2**34)) == pytest.approx(0.22, abs=1e-6)
+    plain = np.log(0.22 / 0.78) + 4 * np.sinh(3 * np.linspace(-1, 1, 41)) / np.sinh(3)
+    assert edges / 2**34 == pytest.approx(plain, abs=1e-9)
+    assert probabilities == pytest.approx(1 / (1 + np.exp(-(plain[:-1] + plain[1:]) / 2)), abs=1e-9)
