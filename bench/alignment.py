@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import platform
-import queue
 import threading
 import time
 from collections.abc import Callable
@@ -22,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from google.protobuf.message import Message
 from rich.console import Console
 from rich.table import Table
 
+from bench.common import PipeChannel, machine
 from node.crypto.curve import Blinder, encode_to_curve, encode_to_u
 from node.crypto.drbg import Drbg
 from node.limits import LIMITS
@@ -35,33 +33,6 @@ from tests.pair import run_pair
 JOB = "00" * 32
 TAG = b"isthmus-bench"
 SEEDS: dict[Role, bytes] = {"label_holder": bytes(32), "feature_holder": bytes(31) + b"\x01"}
-
-
-class PipeChannel:
-    """A channel over a pipe; like the real transport it sends from a short queue, in a thread of its own."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe = pipe
-        self._waiting: queue.Queue[bytes | None] = queue.Queue(LIMITS.send_queue)
-        self._sender = threading.Thread(target=self._drain)
-        self._sender.start()
-        self.sent = 0
-
-    def _drain(self) -> None:
-        while (payload := self._waiting.get()) is not None:
-            self._pipe.send_bytes(payload)
-
-    def send(self, message: Message) -> None:
-        payload = message.SerializeToString()
-        self.sent += len(payload)
-        self._waiting.put(payload)
-
-    def recv(self, kind: Any) -> Any:
-        return kind.FromString(self._pipe.recv_bytes())
-
-    def close(self) -> None:
-        self._waiting.put(None)
-        self._sender.join()
 
 
 def half(ch: Any, role: Role, identifiers: list[str]) -> Alignment:
@@ -174,8 +145,7 @@ def measure(elements: int, peer_elements: int, shared: float) -> dict[str, Any]:
     }
     figures: dict[str, Any] = {
         "benchmark": "alignment",
-        "python": platform.python_version(),
-        "machine": platform.machine(),
+        "machine": machine(),
         "label_holder_elements": elements,
         "feature_holder_elements": peer_elements,
         "parts_per_second": parts(sets["label_holder"]),

@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 import os
 import platform
+import queue
 import statistics
+import threading
 import time
 from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from google.protobuf.message import Message
+
+from node.limits import LIMITS
 
 
 def machine() -> dict[str, Any]:
@@ -53,3 +60,30 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write the figures, with the machine, as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"machine": machine(), **document}, indent=2) + "\n")
+
+
+class PipeChannel:
+    """A channel over a pipe; like the real transport it sends from a short queue, in a thread of its own."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._waiting: queue.Queue[bytes | None] = queue.Queue(LIMITS.send_queue)
+        self._sender = threading.Thread(target=self._drain)
+        self._sender.start()
+        self.sent = 0
+
+    def _drain(self) -> None:
+        while (payload := self._waiting.get()) is not None:
+            self._pipe.send_bytes(payload)
+
+    def send(self, message: Message) -> None:
+        payload = message.SerializeToString()
+        self.sent += len(payload)
+        self._waiting.put(payload)
+
+    def recv(self, kind: Any) -> Any:
+        return kind.FromString(self._pipe.recv_bytes())
+
+    def close(self) -> None:
+        self._waiting.put(None)
+        self._sender.join()

@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import platform
-import queue
 import statistics
-import threading
 import time
 from functools import partial
 from multiprocessing.connection import Connection
@@ -26,39 +23,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from bench.common import PipeChannel, write_json
 from node.crypto.drbg import Drbg
 from node.crypto.ot import BASE_OTS, BLOCK, TableShape
-from node.limits import LIMITS
 from node.protocols.lookup import IndexHolder, TableHolder, fetch_entries, serve_tables
 from protos.peer_pb2 import LookupTables
-
-
-class PipeChannel:
-    """A channel over a local pipe; a thread writes, so that both parties may send at once, as on the real link."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self.pipe, self.sent = pipe, 0
-        self._queue: queue.Queue[bytes | None] = queue.Queue(LIMITS.send_queue)
-        self._writer = threading.Thread(target=self._write)
-        self._writer.start()
-
-    def _write(self) -> None:
-        while (data := self._queue.get()) is not None:
-            self.pipe.send_bytes(data)
-
-    def send(self, message: Any) -> None:
-        data = message.SerializeToString()
-        self.sent += len(data)
-        self._queue.put(data)
-
-    def recv(self, kind: type[Any]) -> Any:
-        message = kind()
-        message.ParseFromString(self.pipe.recv_bytes())
-        return message
-
-    def close(self) -> None:
-        self._queue.put(None)
-        self._writer.join()
 
 
 def dealt_holders() -> tuple[TableHolder, IndexHolder]:
@@ -161,8 +130,7 @@ def main(rows: int, repeats: int, entries: tuple[int, ...], width: int, json_fil
         )
     Console().print(table)
     if json_file is not None:
-        document = {"benchmark": "lookup", "machine": platform.machine(), "python": platform.python_version(), "results": results}
-        json_file.write_text(json.dumps(document, indent=2) + "\n")
+        write_json(json_file, {"benchmark": "lookup", "results": results})
 
 
 if __name__ == "__main__":
