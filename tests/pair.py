@@ -91,8 +91,9 @@ def run_pair(
 ) -> Outcome:
     """Run two halves of a protocol against each other.
 
-    ``tamper_left(index, type, payload)`` sees each message that *left* sends and returns what arrives instead: ``[]`` drops it, two frames
-    repeat it, other bytes corrupt it.  ``tamper_right`` likewise.  When a side ends with an error, the other's ``recv`` fails.
+    ``tamper_left(index, type, payload)`` sees each message that *left* sends and returns what arrives instead: ``[]`` drops
+    it, two frames repeat it, other bytes corrupt it.  ``tamper_right`` likewise.  When a side ends with an error, the
+    other's ``recv`` fails.
     """
     to_right, to_left = Link(tamper_left), Link(tamper_right)
     results: dict[str, Any] = {}
@@ -101,7 +102,7 @@ def run_pair(
     def run(name: str, half: Callable[[MemoryChannel], Any], channel: MemoryChannel) -> None:
         try:
             results[name] = half(channel)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - every end of a party is an outcome that the test looks at
             errors[name] = error
             channel.out.frames.put(None)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from audit.errors import UsageError
+from audit.spec import decimal_text
 
 # Everything else is imported when the demo runs: `isthmus-coordinator jobs` must not wait for the demo's libraries.
 if TYPE_CHECKING:
@@ -24,22 +25,32 @@ HELP = """Train one joint model on this machine, end to end.
 
 Starts a coordinator, a bank's node and a platform's node as three processes with keys, TLS and logs of their own, runs one
 job, verifies the logs, prints the result and ends the processes.
+
+\b
+Examples:
+  isthmus-coordinator demo
+  isthmus-coordinator demo --dataset breast-cancer --json result.json
+  isthmus-coordinator demo --bank cards.csv --bank-id customer_id --label default_12m \\
+      --platform shoppers.csv --platform-id user_id --keep kept
 """
 
 
 class _DecimalText(click.ParamType):
-    """A decimal number, kept as it was written."""
+    """A decimal number in the plain form that a job has."""
 
     name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
-            finite = Decimal(str(value)).is_finite()
-        except InvalidOperation:
-            finite = False
-        if not finite:
-            self.fail(f"{value!r} is not a decimal number", param, ctx)
-        return str(value)
+            return decimal_text(value)
+        except UsageError as error:
+            self.fail(error.message, param, ctx)
+
+
+BREAST_CANCER = {"l2": "0.01", "rounds": 12}
+"""569 rows of thirty nearly collinear columns that almost separate the classes: with l2 = 0.0001 even the pooled optimum lies far
+out, where it follows single rows and where eight rounds do not lead."""
+DEFAULTS = {"l2": "0.0001", "rounds": 8}
 
 
 _PATH = click.Path(path_type=Path)
@@ -60,8 +71,8 @@ _OPTIONS = [
     ),
     click.option("--minimum", type=click.IntRange(min=1), help="Fewest shared customers.  [default: 1000; breast-cancer: 500]"),
     click.option("--key-bits", type=int, default=KEY_BITS, show_default=True, help="Paillier modulus."),
-    click.option("--rounds", type=click.IntRange(1, 64), default=8, show_default=True, help="Most rounds."),
-    click.option("--l2", type=_DecimalText(), default="0.0001", show_default=True, help="L2 penalty on the mean log-loss."),
+    click.option("--rounds", type=click.IntRange(1, 64), help="Most rounds.  [default: 8; breast-cancer: 12]"),
+    click.option("--l2", type=_DecimalText(), help="L2 penalty on the mean log-loss.  [default: 0.0001; breast-cancer: 0.01]"),
     click.option("--holdout", type=_DecimalText(), default="0.2", show_default=True, help="Share of rows held out."),
     click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes of each node."),
     click.option("--json", "json_file", type=_PATH, metavar="FILE", help="Write the result as JSON."),
@@ -83,6 +94,8 @@ def demo(**given: Any) -> None:
     from coordinator.demo.datasets import open_user_files, write_breast_cancer, write_synthetic
     from coordinator.demo.run import Options, run_demo
 
+    defaults = BREAST_CANCER if given["dataset"] == "breast-cancer" else DEFAULTS
+    given = {name: defaults.get(name) if value is None else value for name, value in given.items()}
     options = Options(
         key_bits=given["key_bits"],
         rounds=given["rounds"],

@@ -1,9 +1,9 @@
 """Labelled random streams: all randomness of a protocol comes from here.
 
 One 32-byte seed per job and node (audit-log.md, "Seeds").  Every use names a purpose; its stream is AES-256-CTR under
-``HKDF-SHA256(seed, info = job | step | round | attempt | purpose)``.  A purpose may be opened once per :class:`Drbg`, and an attempt of a step
-has a ``Drbg`` of its own, so no stream ever serves twice; the same seed and labels give the same bytes on every machine, which is
-what an audit replay needs.
+``HKDF-SHA256(seed, info = job | step | round | attempt | purpose)``.  A purpose may be opened once per :class:`Drbg`, and
+an attempt of a step has a ``Drbg`` of its own, so no stream ever serves twice; the same seed and labels give the same bytes
+on every machine, which is what an audit replay needs.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ class Stream:
         return np.frombuffer(self.bytes(8 * count), dtype="<u8").astype(np.uint64, copy=True).reshape(shape)
 
     def permutation(self, count: int) -> NDArray[np.int64]:
-        """A uniform permutation of ``range(count)``: the order of 128-bit random sort keys (ties have chance below count**2 / 2**128)."""
+        """A uniform permutation of ``range(count)``: the order of 128-bit random sort keys (ties have chance below count**2
+        / 2**128).
+        """
         words = self.uint64((2, count))
         return np.lexsort((words[0], words[1])).astype(np.int64)
 

@@ -70,6 +70,8 @@ window.
 """
 _COEFFICIENT_MAX = 2.0**20
 _COEFFICIENT_MIN = 2.0**-20
+_WEIGHT_MAX = 1 << 12
+"""Largest opened weight on standardised columns: what is computed with weights later stays in machine words below it."""
 
 
 # ---- one round -----------------------------------------------------------------------------------------------------------------
@@ -209,7 +211,8 @@ def sigmoid_table(lookup_range: float, entries: int) -> NDArray[np.int64]:
 
     The index loses the low part of the feature holder's share: a uniform error of one window h = 2 range / entries, which
     on average smooths the sigmoid by h^2/24 of its second derivative.  That term is taken off, so what the lookup gives in
-    expectation is the sigmoid up to order h^4. MPFR rounds correctly, so the table is the same on every machine.
+    expectation is the sigmoid up to order h^4. Where windows are so wide that taking it off would leave [0, 1], the entry stays at
+    the border: a residual is hidden only while it is one.  MPFR rounds correctly, so the table is the same on every machine.
     """
     points = 1 << _TABLE_BITS
     table = []
@@ -220,7 +223,7 @@ def sigmoid_table(lookup_range: float, entries: int) -> NDArray[np.int64]:
             x = step * ((i if i < points // 2 else i - points) + gmpy2.mpfr("0.5"))
             s = 1 / (1 + gmpy2.exp(-x))
             table.append(int(gmpy2.rint((s - smoothing * s * (1 - s) * (1 - 2 * s)) * (1 << RESIDUAL_SCALE))))
-    return np.array(table, dtype=np.int64)
+    return np.clip(np.array(table, dtype=np.int64), 0, 1 << RESIDUAL_SCALE)
 
 
 def _first_residuals(
@@ -347,6 +350,11 @@ def subtract_words(values: NDArray[np.int64], masks: NDArray[np.unsignedinteger]
 def _penalty(plan: TrainingPlan, block: list[int]) -> list[int]:
     """Shares of n l2 w at GRADIENT_SCALE."""
     factor = round(plan.l2 * plan.rows * (1 << PENALTY_SCALE))
+    if factor == 0:
+        return [0] * len(block)
+    if not factor:
+        # Times zero both shares are zero, not uniform, and could not be cut.
+        return [0] * len(block)
     cut = truncate(block, weight_scale(plan.rows) - PENALTY_WEIGHT_SCALE, SHORT_BITS, plan.role)
     shift = PENALTY_WEIGHT_SCALE + PENALTY_SCALE - GRADIENT_SCALE
     return truncate([factor * w for w in cut], shift, SHORT_BITS, plan.role)
@@ -381,7 +389,13 @@ def finish(
 
     Returns:
         Own weights on standardised columns, float64; the label holder's intercept first.
+
+    Raises:
+        UsageError: ``training.bad_directive``.
+        PeerError: ``training.directives_differ``, ``training.weight_range``, ``protocol.*``.
     """
+    if not coefficients:
+        raise _bad_directive("The training can't end before its first step.")
     _check_coefficients(earlier, coefficients)
     ch.send(pb.DirectiveEcho(coefficients=coefficients))
     if list(ch.recv(pb.DirectiveEcho).coefficients) != list(coefficients):
@@ -391,4 +405,10 @@ def finish(
     send_ring(ch, pb.WeightShares, peer, bits=SHORT_BITS, batch=limits.vector_batch)
     received = receive_ring(ch, pb.WeightShares, count=len(own), bits=SHORT_BITS, batch=limits.vector_batch)
     opened = [signed(a + b, SHORT_BITS) for a, b in zip(own, received, strict=True)]
+    if any(abs(v) >> OPENED_WEIGHT_SCALE >= _WEIGHT_MAX for v in opened):
+        raise PeerError(
+            "training.weight_range",
+            f"An opened weight is beyond {_WEIGHT_MAX}: the peer's share does not belong to this node's.",
+            remedy="Submit the job again; if it recurs, compare the two nodes' versions and logs.",
+        )
     return np.array([float(Fraction(v, 1 << OPENED_WEIGHT_SCALE)) for v in opened], dtype=np.float64)

@@ -73,6 +73,16 @@ def test_a_strong_penalty_is_scikit_learns_too() -> None:
     assert weights[0] == pytest.approx(oracle.intercept_[0], abs=0.02)
 
 
+def test_no_penalty_at_all() -> None:
+    left, right, label = toy(600, (3, 4))
+    training = Training(left, right, label, rounds=6, l2=Fraction(0))
+    weights, _ = training.train()
+    oracle = LogisticRegression(C=np.inf, tol=1e-9, max_iter=1000).fit(pooled(training), label)
+    ours, theirs = (log_loss(label, 1 / (1 + np.exp(-z))) for z in (
+        pooled(training) @ weights[1:] + weights[0], oracle.decision_function(pooled(training))))  # fmt: skip
+    assert ours - theirs < 3e-4
+
+
 def test_both_parties_get_their_own_weights_and_the_other_share_is_uniform(trained: tuple[Training, Any]) -> None:
     """The shares of the weights that cross are read once; each alone says nothing."""
     training, weights = trained
