@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 def holdout_rows(job: str, rows: int, fraction: Decimal) -> NDArray[np.bool_]:
     """Which of the aligned rows are held out of training.
 
-    Row ``i`` is held out when the ``i``-th big-endian 64-bit word of SHAKE-256("isthmus holdout v1" | job) is below
-    ``fraction * 2**64``.  The job's hash is fixed before any party knows the aligned order, so neither can choose which
+    Row ``i`` is held out when the ``i``-th big-endian 64-bit word of SHAKE-256("isthmus holdout v1" | 0x00 | job)
+    is below ``fraction * 2**64``.  The job's hash is fixed before any party knows the aligned order, so neither can choose which
     customers are held out.
 
     Args:

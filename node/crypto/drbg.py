@@ -66,8 +66,9 @@ class Stream:
         return np.frombuffer(self.bytes(8 * count), dtype="<u8").astype(np.uint64, copy=True).reshape(shape)
 
     def permutation(self, count: int) -> NDArray[np.int64]:
-        """A uniform permutation of ``range(count)``: the order of 128-bit random sort keys (ties have chance below count**2
-        / 2**128).
+        """A uniform permutation of ``range(count)``: the order of 128-bit random sort keys.
+
+        Two keys are equal with a chance below ``count**2 / 2**129``.
         """
         words = self.uint64((2, count))
         return np.lexsort((words[0], words[1])).astype(np.int64)

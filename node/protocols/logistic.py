@@ -351,8 +351,6 @@ def _penalty(plan: TrainingPlan, block: list[int]) -> list[int]:
     """Shares of n l2 w at GRADIENT_SCALE."""
     factor = round(plan.l2 * plan.rows * (1 << PENALTY_SCALE))
     if factor == 0:
-        return [0] * len(block)
-    if not factor:
         # Times zero both shares are zero, not uniform, and could not be cut.
         return [0] * len(block)
     cut = truncate(block, weight_scale(plan.rows) - PENALTY_WEIGHT_SCALE, SHORT_BITS, plan.role)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import gmpy2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -60,15 +61,23 @@ def metrics(bands: NDArray[np.integer], label: NDArray[np.integer], probabilitie
     below = np.cumsum(zeros) - zeros
     pairs = int((2 * ones * below + ones * zeros).sum())
     curves = np.cumsum(ones) / positives - np.cumsum(zeros) / (rows - positives)
-    losses = -(ones * np.log(probabilities) + zeros * np.log1p(-probabilities)).sum()
     return Metrics(
         auc=pairs / (2 * positives * (rows - positives)),
         ks=float(np.abs(curves).max()),
-        log_loss=float(losses) / rows,
+        log_loss=_losses(ones, zeros, probabilities) / rows,
         base_rate=positives / rows,
         rows=rows,
         gains=_gains(bands, label),
     )
+
+
+def _losses(ones: NDArray[np.int64], zeros: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
+    """Sum of all rows' log-losses: in MPFR, the same on every machine, because it may be sent."""
+    total = gmpy2.mpfr(0)
+    with gmpy2.context(precision=96):
+        for p, one, zero in zip(probabilities.tolist(), ones.tolist(), zeros.tolist(), strict=True):
+            total -= one * gmpy2.log(gmpy2.mpfr(p)) + zero * gmpy2.log1p(-gmpy2.mpfr(p))
+        return float(total)
 
 
 def _gains(bands: NDArray[np.integer], label: NDArray[np.integer]) -> list[tuple[int, int, int]]:

@@ -42,6 +42,9 @@ from node.protocols.scales import (
 from node.protocols.training import Prepared, TrainingPlan, parse_base_rate
 from protos import peer_pb2 as pb
 
+_RATE_MIN, _RATE_MAX = Decimal("0.0000001"), Decimal("0.99")
+"""What a disclosed base rate can say (:func:`node.protocols.training.parse_base_rate`)."""
+
 
 def prepare(
     ch: Channel,
@@ -164,7 +167,7 @@ def round_base_rate(label: NDArray[np.int8]) -> str:
             remedy="Choose a label that takes both values among the shared customers.",
         )
     rate = Context(prec=2).create_decimal(Decimal(positives) / Decimal(len(label)))
-    return format(min(rate, Decimal("0.99")).normalize(), "f")
+    return format(max(_RATE_MIN, min(rate, _RATE_MAX)).normalize(), "f")
 
 
 def _exchange_keys(ch: Channel, plan: TrainingPlan, own: SecretKey, limits: Limits) -> JobKeys:

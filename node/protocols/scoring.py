@@ -3,6 +3,7 @@
 ::
 
     L (label holder)                                    F (feature holder)
+    the coordinator's range        <-- directive -->    must be the same
     z_L = X_L w_L + intercept                           z_F = X_F w_F
     index = window of z_L            <-- base OTs -->   table: band of (middle of window v) + z_F, for every v
     takes its entry                  <-- tables -----
@@ -72,9 +73,13 @@ def band_edges(base_rate: str, lookup_range: float, bands: int) -> NDArray[np.in
 
 
 def band_probabilities(edges: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Probability at the middle of each band, kept inside (0, 1)."""
-    z = (edges[:-1] + edges[1:]).astype(np.float64) * 2.0 ** -(SCORE_SCALE + 1)
-    return np.clip(1 / (1 + np.exp(-z)), 1e-12, 1 - 1e-12)
+    """Probability at the middle of each band, kept inside (0, 1).
+
+    In MPFR, because the log-loss that follows from it may be sent.
+    """
+    with gmpy2.context(precision=96):
+        middles = [gmpy2.mpfr(total) / (1 << (SCORE_SCALE + 1)) for total in (edges[:-1] + edges[1:]).tolist()]
+        return np.clip([float(1 / (1 + gmpy2.exp(-z))) for z in middles], 1e-12, 1 - 1e-12)
 
 
 def evaluate(
@@ -106,9 +111,13 @@ def evaluate(
         The metrics at the label holder; at the feature holder the shared aggregates (without gains), or None.
 
     Raises:
-        DataError: ``scoring.one_class``.  PeerError: ``scoring.bad_aggregates``, ``scoring.bad_band``, ``lookup.*``,
-            ``protocol.*``.
+        DataError: ``scoring.one_class``.  UsageError: ``training.bad_directive``.  PeerError: ``training.directives_differ``,
+            ``scoring.bad_aggregates``, ``scoring.bad_band``, ``lookup.*``, ``protocol.*``.
     """
+    check_range(lookup_range)
+    ch.send(pb.DirectiveEcho(lookup_range=lookup_range))
+    if ch.recv(pb.DirectiveEcho).lookup_range != lookup_range:
+        raise PeerError("training.directives_differ", "The coordinator gave the two nodes different ranges for the evaluation.")
     own = own_scores(matrix, weights)
     rows, window = len(own), SCORE_SCALE + check_range(lookup_range) + 1 - (BAND_ENTRIES.bit_length() - 1)
     edges = band_edges(prepared.base_rate, lookup_range, bands)
