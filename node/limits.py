@@ -24,8 +24,8 @@ class Limits:
     """Rows in one lookup message (at 64 entries of 8 bytes: 2 MiB)."""
     vector_batch: int = 65_536
     """Entries in one message of masked vector entries."""
-    columns: int = 4_096
-    """Most encoded feature columns one party may declare."""
+    columns: int = 1_024
+    """Most encoded feature columns of one party (the intercept not counted): the preconditioner's time grows with the cube."""
     rounds: int = 64
     """Most rounds of one training."""
     key_bits_min: int = 2048

@@ -65,8 +65,14 @@ def prepare(
 
     Raises:
         PeerError: ``training.rows_differ``, ``training.too_many_columns``, ``training.base_rate``, ``paillier.*``, ``protocol.*``.
-        DataError: ``training.one_class`` when the label has one value only.
+        DataError: ``training.one_class`` when the label has one value only, ``training.too_many_columns``.
     """
+    if matrix.shape[1] > limits.columns:
+        raise DataError(
+            "training.too_many_columns",
+            f"The features become {matrix.shape[1]} encoded columns; at most {limits.columns} can be trained on.",
+            remedy="Name fewer features, or join rare categories before the data are read.",
+        )
     own_matrix = with_intercept(matrix) if plan.holds_label else matrix
     own = generate_key(plan.key_bits, drbg.stream("paillier key"))
     keys = _exchange_keys(ch, plan, own, limits)
@@ -193,7 +199,7 @@ def _exchange_figures(ch: Channel, plan: TrainingPlan, columns: int, base_rate: 
     theirs = ch.recv(pb.JobFigures)
     if theirs.rows != plan.rows:
         raise PeerError("training.rows_differ", f"The peer trains on {theirs.rows} rows, this node on {plan.rows}.")
-    if not 1 <= theirs.columns <= limits.columns:
+    if not 1 <= theirs.columns <= limits.columns + (not plan.holds_label):
         raise PeerError(
             "training.too_many_columns", f"The peer declares {theirs.columns} columns; 1 to {limits.columns} are accepted."
         )

@@ -17,7 +17,7 @@ penalty n l2 w before truncation       40 + 8 + 30 + log2 n    192        2**-86
 inner products g'p                     72 + 2 log2 n + 10      192        2**-55 at n = 2**27
 =====================================  ======================  =========  ==========================
 
-With fewer than 2**13 such conversions (4,096 columns), the sum stays below 2**-40.  The row scores are used modulo 2**k on
+With fewer than 2**13 such conversions in a training, the sum stays below 2**-40.  The row scores are used modulo 2**k on
 purpose: only the index of the lookup is wanted, and it wraps with the lookup's own range.
 
 Hiding.  Where a value can't be hidden by a uniform ring element it is hidden statistically, by a mask at least

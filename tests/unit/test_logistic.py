@@ -12,11 +12,11 @@ from scipy.stats import chisquare
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 
-from node.engine import PoolEngine
+from node.engine import InlineEngine, PoolEngine
 from node.errors import DataError, PeerError, UsageError
-from node.limits import LIMITS
+from node.limits import LIMITS, Limits
 from node.protocols.logistic import sigmoid_table
-from node.protocols.preparation import round_base_rate
+from node.protocols.preparation import prepare, round_base_rate
 from node.protocols.rings import signed
 from node.protocols.scales import DIRECTION_SCALE, SHORT_BITS
 from node.protocols.scoring import evaluate, own_scores
@@ -337,3 +337,21 @@ def test_evaluation_by_bands(trained: tuple[Training, NDArray[np.float64]]) -> N
     assert right.gains == []
     exact = own_scores(training.left, blocks[0]) + own_scores(training.right, blocks[1])
     assert exact / 2**34 == pytest.approx(z, abs=1e-6)
+
+
+def test_too_many_columns_are_refused_before_anything_is_sent() -> None:
+    left, right, label = toy(40, (3, 1))
+    training = Training(left, right, label, rounds=1)
+    outcome = training.run(
+        lambda role, ch: prepare(
+            ch,
+            **training.halves(role),
+            drbg=training.drbg(role, "prepare"),
+            engine=InlineEngine(),
+            limits=Limits(columns=2),
+        ),
+        timeout=5,
+    )
+    assert isinstance(outcome.left_error, DataError)
+    assert outcome.left_error.code == "training.too_many_columns"
+    assert outcome.left_sent == []
