@@ -37,6 +37,20 @@ class Metrics:
     gains: list[tuple[int, int, int]]
 
 
+def check_two_classes(label: NDArray[np.integer]) -> None:
+    """Held-out labels must take both values, else no curve exists.
+
+    Raises:
+        DataError: ``scoring.one_class``.
+    """
+    if int(label.sum()) in (0, len(label)):
+        raise DataError(
+            "scoring.one_class",
+            f"All {len(label)} held-out rows have the same label, so the model can't be evaluated on them.",
+            remedy="Hold out a larger fraction, or use more shared customers.",
+        )
+
+
 def metrics(bands: NDArray[np.integer], label: NDArray[np.integer], probabilities: NDArray[np.float64]) -> Metrics:
     """Metrics of bands against labels.
 
@@ -46,15 +60,10 @@ def metrics(bands: NDArray[np.integer], label: NDArray[np.integer], probabilitie
         probabilities: predicted probability in each band, inside (0, 1).
 
     Raises:
-        DataError: ``scoring.one_class`` when the held-out label has one value only: no curve exists then.
+        DataError: ``scoring.one_class``.
     """
+    check_two_classes(label)
     rows, positives = len(label), int(label.sum())
-    if positives in (0, rows):
-        raise DataError(
-            "scoring.one_class",
-            f"All {rows} held-out rows have the same label, so the model can't be evaluated on them.",
-            remedy="Hold out a larger fraction, or use more shared customers.",
-        )
     total = np.bincount(bands, minlength=len(probabilities)).astype(np.int64)
     ones = np.bincount(bands[label == 1], minlength=len(probabilities)).astype(np.int64)
     zeros = total - ones

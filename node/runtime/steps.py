@@ -32,7 +32,7 @@ from node.errors import DataError, UsageError
 from node.limits import Limits
 from node.protocols import logistic, preparation, psi, scoring
 from node.protocols.channel import Channel, Progress
-from node.protocols.metrics import Metrics
+from node.protocols.metrics import Metrics, check_two_classes
 from node.protocols.training import Prepared, RoundShares, TrainingPlan
 from node.runtime.disclosures import Facts
 from node.runtime.files import JobFiles
@@ -163,12 +163,15 @@ def _prepare(ctx: StepContext, ch: Channel) -> StepResult:
     table = _load(ctx)
     _check_unchanged(ctx, table, rows, texts_from_arrays(aligned))
     encoded = encode(table, rows=rows, holdout=held_out, features=ctx.spec.party(ctx.me).features, config=ctx.dataset)
-    arrays: dict[str, NDArray] = {"train": encoded.train, "holdout": encoded.holdout}
+    # Masks are counted from the attempt that prepared them: a restart before it has cost none.
+    arrays: dict[str, NDArray] = {"train": encoded.train, "holdout": encoded.holdout, "prepared_in": np.array([ctx.attempt])}
     label = None
     if table.label is not None:
         aligned_label = table.label[rows]
         label = aligned_label[~held_out]
         arrays |= {"label": label, "label_holdout": aligned_label[held_out]}
+        if Decimal(ctx.spec.model.holdout) > 0:
+            check_two_classes(arrays["label_holdout"])  # now, rather than after the training
     salt = ctx.drbg.stream("snapshot.salt").bytes(32)
     arrays["salt"] = np.frombuffer(salt, dtype=np.uint8)
     ctx.commit("dataset", _snapshot(encoded, arrays, salt))
@@ -226,7 +229,7 @@ def _round(ctx: StepContext, ch: Channel) -> StepResult:
         label=encoded.get("label"),
         earlier=_earlier(ctx, ctx.round - 1),
         round=ctx.round,
-        slot=ctx.round - 1 + ctx.attempt,
+        slot=ctx.round - 1 + ctx.attempt - int(encoded["prepared_in"][0]),
         coefficients=ctx.coefficients,
         lookup_range=ctx.lookup_range,
         drbg=ctx.drbg,
