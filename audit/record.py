@@ -228,8 +228,10 @@ class LogWriter:
         if torn:
             self._file.truncate(self._end)
             os.fsync(self._file.fileno())
-        write_atomic(self._folder / KEY_FILE, f"{self._key.verifier}\n".encode())
-        sync_folder(self._folder)
+        try:
+            write_atomic(self._folder / KEY_FILE, f"{self._key.verifier}\n".encode())
+        except OSError as error:
+            raise self._unwritten(error) from None
         if torn:
             self.append("recovery", cut_bytes=len(torn), cut_sha256=hashlib.sha256(torn).hexdigest())
 
@@ -322,18 +324,21 @@ class LogWriter:
             self._usable = False
             with contextlib.suppress(OSError):
                 self._file.truncate(self._end)
-            raise DataError(
-                "log.write_failed",
-                f"The log in {self._folder} cannot be written: {error.strerror}.",
-                remedy="Make room on the disk and start again; nothing was done that is not in the log.",
-            ) from None
+            raise self._unwritten(error) from None
         self._end += len(data)
+
+    def _unwritten(self, error: OSError) -> DataError:
+        return DataError(
+            "log.write_failed",
+            f"The log in {self._folder} cannot be written: {error.strerror}.",
+            remedy="Make room on the disk and start again; nothing was done that is not in the log.",
+        )
 
     def checkpoint(self) -> str:
         """Sign the tree head over all entries, store it, and return the signed note.
 
         Raises:
-            UsageError: ``log.closed``.
+            UsageError: ``log.closed``.  DataError: ``log.write_failed``.
         """
         with self._lock:
             self._refuse_unusable()
@@ -342,8 +347,11 @@ class LogWriter:
     def _sign(self) -> str:
         size = self._frontier.size
         note = sign_checkpoint(Checkpoint(origin_of(self._name), size, self._frontier.root()), self._key)
-        write_atomic(self._folder / CHECKPOINT_FOLDER / f"{size:012d}", note.encode())
-        write_atomic(self._folder / CHECKPOINT_FILE, note.encode())
+        try:
+            write_atomic(self._folder / CHECKPOINT_FOLDER / f"{size:012d}", note.encode())
+            write_atomic(self._folder / CHECKPOINT_FILE, note.encode())
+        except OSError as error:
+            raise self._unwritten(error) from None
         self._signed_size = size
         return note
 

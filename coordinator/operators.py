@@ -6,6 +6,7 @@ These callers are told an error's message and remedy as well as its code.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator, Mapping
 
@@ -14,9 +15,11 @@ import grpc
 from audit.errors import IsthmusError
 from coordinator.errors import PeerError, TransportError
 from coordinator.runner import Runner
-from coordinator.service import abort, caller
+from coordinator.service import INTERNAL, abort, caller
 from coordinator.wire import job_view
 from protos import control_pb2, control_pb2_grpc
+
+_log = logging.getLogger("isthmus.coordinator")
 
 WATCH_SECONDS = 0.2
 """Shortest time between two views of one watcher."""
@@ -84,3 +87,9 @@ class _Answer:
         if isinstance(error, IsthmusError):
             details = json.dumps({"code": error.code, "message": error.message, "remedy": error.remedy})
             abort(self._context, error, details)
+        if isinstance(error, Exception):  # gRPC would tell the caller its text
+            _log.error("an operator's call ended with a fault of isthmus", exc_info=error)
+            kind = type(error).__name__
+            remedy = "Look at the server's output, and report it."
+            details = json.dumps({"code": INTERNAL, "message": f"internal error: {kind}.", "remedy": remedy})
+            self._context.abort(grpc.StatusCode.INTERNAL, details)

@@ -21,6 +21,7 @@ from protos import control_pb2, control_pb2_grpc, tls
 _log = logging.getLogger("isthmus.coordinator")
 
 HELLO_SECONDS = 10.0
+INTERNAL = "internal.error"
 
 _STATUS = {
     "transport.wrong_certificate": grpc.StatusCode.UNAUTHENTICATED,
@@ -69,6 +70,9 @@ class ControlService(control_pb2_grpc.ControlServicer):
         except IsthmusError as error:
             _log.warning("a node's stream ended: %s", error)
             abort(context, error, error.code)
+        except Exception:  # noqa: BLE001 - gRPC would tell the node the exception's text
+            _log.exception("a node's stream ended with a fault of isthmus")
+            context.abort(grpc.StatusCode.INTERNAL, INTERNAL)
         finally:
             if attachment is not None:
                 self._runner.detach(attachment)
@@ -106,5 +110,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
             attachment.close(error)
         except grpc.RpcError:
             pass  # the stream was cut; detach follows
+        except Exception:  # noqa: BLE001 - the last resort of this thread; the node attaches again
+            _log.exception("a report of %s ended with a fault of isthmus", attachment.party)
         finally:
             attachment.close()

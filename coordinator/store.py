@@ -157,8 +157,17 @@ class Store:
     @classmethod
     def in_folder(cls, folder: Path) -> Store:
         """The SQLite database of a state folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        return cls.open(f"sqlite:///{folder / 'coordinator.db'}")
+        path = folder / "coordinator.db"
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.touch(mode=0o600)
+        except OSError as error:
+            raise DataError(
+                "store.unusable",
+                f"The coordinator's database {path} cannot be opened: {error.strerror}.",
+                remedy="Give this user write access to the state folder, or name another under `state`.",
+            ) from None
+        return cls.open(f"sqlite:///{path}")
 
     def close(self) -> None:
         """Let the file go."""

@@ -124,7 +124,10 @@ def _postgresql_uri(value: SecretStr) -> SecretStr:
 
 
 class DatasetConfig(Strict):
-    """One data set.  ``path`` is absolute once :func:`load_config` returned it; ``uri`` shows in no representation."""
+    """One data set.  ``path`` is absolute once :func:`load_config` returned it; ``uri`` shows in no representation.
+
+    ``duplicates``: what becomes of rows that repeat an identifier; ``first`` keeps the first row of each.
+    """
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=128)]
     source: SourceKind
@@ -134,6 +137,7 @@ class DatasetConfig(Strict):
     delimiter: Annotated[str, StringConstraints(pattern=r"^[,;|\t]$")] | None = None
     identifier: Column
     normalise: Annotated[str, StringConstraints(pattern=NORMALISE_PATTERN)] = "casefold"
+    duplicates: Literal["refuse", "first"] = "refuse"
     columns: Annotated[dict[Column, ColumnConfig], Field(max_length=4096, default_factory=dict)]
 
     @model_validator(mode="after")

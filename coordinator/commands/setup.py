@@ -103,6 +103,7 @@ def _make(folder: Path, section: CoordinatorSection) -> str:
         (staging / "state").mkdir(mode=0o700)
         text = _TOML.format(name=section.name, listen=section.listen, address=section.address)
         write_atomic(staging / "coordinator.toml", text.encode())
+        os.chmod(staging / "coordinator.toml", 0o600)  # [store] url may come to hold a password
         if folder.exists():
             for entry in _ENTRIES:  # coordinator.toml comes last: a folder that has it has all
                 os.rename(staging / entry, folder / entry)

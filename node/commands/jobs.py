@@ -383,6 +383,7 @@ def _write_private(path: Path, data: bytes) -> None:
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(handle, "wb") as file:
+            os.fchmod(handle, 0o600)  # the mode above is for a new file alone
             file.write(data)
     except OSError as error:
         raise UsageError(

@@ -33,6 +33,7 @@ workers = 1
 # query = "select * from customers"                 # sqlite and postgresql; read-only
 # identifier = "customer_id"
 # normalise = "casefold"          # exact | casefold | digits | email | sha256 | phone-e164:CC; must equal the job's
+# duplicates = "refuse"           # rows that repeat an identifier: refuse the data set, or keep the "first" of each
 #
 # [dataset.columns.LIMIT_BAL]
 # kind = "number"

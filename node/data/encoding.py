@@ -195,6 +195,13 @@ def _one_hot(
     for code, count in enumerate(counts):
         if count:
             groups.setdefault(levels[code] if count >= RARE_ROWS else JOINED, []).append(code)
+    if set(groups) == {JOINED} and len(groups[JOINED]) > 1:
+        raise DataError(
+            "data.constant_column",
+            f"No level of the category {name!r} of the data set {dataset!r} has {RARE_ROWS} shared training rows: joined, they are "
+            "one value.",
+            remedy='Group its levels in the source or leave it out; a column of numbers is declared with kind = "number".',
+        )
     if len(groups) < 2:
         raise _constant(dataset, name)
     if len(groups) - 1 > room:

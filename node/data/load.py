@@ -28,7 +28,7 @@ _POSITIVE_DEFAULTS = ("1", "true")
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of one data set, first row kept of each identifier.
+    """The rows of one data set, one of each identifier.
 
     Attributes:
         identifiers: normalised, unique, (rows,).
@@ -37,7 +37,7 @@ class Table:
             into ``levels[name]`` for a category.
         levels: by name of a category, its levels in order of appearance.
         label: int8 of 0 and 1, (rows,), or None.
-        duplicates: rows left out because an earlier row has the same identifier.
+        duplicates: rows left out because an earlier row has the same identifier (only where ``duplicates = "first"`` is declared).
         rows_read: rows of the source.
     """
 
@@ -65,6 +65,7 @@ def load_table(
     Raises:
         DataError: ``data.empty_identifier``, ``data.unfit_identifier``, ``data.identifier_type``, ``data.not_a_number``,
             ``data.missing_value``, ``data.label_not_two_valued``, ``data.label_positive_unknown``, ``data.no_rows``,
+            ``data.duplicate_identifiers``,
             ``data.too_many_rows``, ``data.missing_column`` (also for a column that is not declared), and those of
             :func:`node.data.sources.read_batches`.
     """
@@ -103,7 +104,7 @@ def load_table(
 
 
 class _Identifiers:
-    """Collects identifiers, keeping the first row of each."""
+    """Collects identifiers, one row of each."""
 
     def __init__(self, dataset: DatasetConfig, normalise: Callable[[str], str]) -> None:
         self.dataset, self.normalise = dataset, normalise
@@ -133,6 +134,14 @@ class _Identifiers:
                 self.kept.append(normalised)
                 self.raw.append(text)
                 keep[position] = True
+            elif self.dataset.duplicates == "refuse":
+                raise DataError(
+                    "data.duplicate_identifiers",
+                    f"The identifier column {self.dataset.identifier!r} of the data set {self.dataset.name!r} repeats in row "
+                    f"{self.rows_read} an identifier of an earlier row.",
+                    remedy='Leave one row per customer in the source, or declare duplicates = "first" for the data set in '
+                    "node.toml to keep the first row of each.",
+                )
         return keep
 
 

@@ -56,6 +56,7 @@ def examine(dataset: DatasetConfig) -> DatasetReport:
         normalise=dataset.normalise,
         columns={name: column.kind for name, column in dataset.columns.items()},
     )
+    declared, dataset = dataset, dataset.model_copy(update={"duplicates": "first"})
     features, labels = dataset.features, dataset.labels
     table = _try(dataset, report, features, labels[0] if len(labels) == 1 else None, keep_problem=False)
     if table is None:
@@ -72,7 +73,9 @@ def examine(dataset: DatasetConfig) -> DatasetReport:
         for name in labels:
             _try(dataset, report, [], name)
     report.rows, report.customers, report.duplicates = table.rows_read, len(table.identifiers), table.duplicates
-    if table.duplicates:
+    if table.duplicates and declared.duplicates == "refuse":
+        _try(declared, report, [], None)
+    elif table.duplicates:
         report.problems.append(
             Problem(
                 "data.duplicate_identifiers",

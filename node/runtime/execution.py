@@ -6,6 +6,7 @@ attempt put down as used  ->  stream to the peer  ->  protocol over the journal 
 
 from __future__ import annotations
 
+import json
 import logging
 import resource
 import sys
@@ -16,19 +17,19 @@ from typing import TYPE_CHECKING, Protocol
 
 from audit.spec import JobSpec
 from node.crypto.drbg import Drbg
-from node.errors import IsthmusError
+from node.errors import IsthmusError, VerificationError
 from node.runtime import steps
 from node.runtime.disclosures import Disclosure, Facts, of_step
 from node.runtime.journal import JournalChannel, StepLabels
 from node.runtime.seeds import open_seed
 from node.transport.channel import Wire
+from node.transport.errors import INTERNAL
 from protos import control_pb2
 
 if TYPE_CHECKING:
     from node.runtime.jobs import NodeParts
 
 _log = logging.getLogger("isthmus.node.steps")
-INTERNAL = "internal.error"
 
 
 class StepLink(Wire, Protocol):
@@ -139,6 +140,7 @@ class Execution:
         parts.store.move(labels.job, "running", now=parts.now())
         parts.log.append("step", **labels.fields(), state="start")
         seed = open_seed(parts.store.files(labels.job), job=labels.job, tls_key_pem=parts.identity.tls_key_pem)
+        self._pin_directive()
         journal = self._connect()
         result = steps.run_step(labels.step, self._context(Drbg(seed.value, **labels.fields())), journal)
         digest = journal.exchange_receipts(key=parts.identity.log_key, peer_key=parts.partners[self._peer].log_key)
@@ -160,6 +162,20 @@ class Execution:
         done = self._step_done(result.facts, journal, digest, seconds)
         parts.store.end_step(**labels.fields(), state="done", now=parts.now(), report=done.SerializeToString())
         self._report(control_pb2.Report(step_done=done))
+
+    def _pin_directive(self) -> None:
+        """A step that is tried again runs on the same numbers: other coefficients would disclose other sums than the job's."""
+        name = f"directive-{self.labels.step}-{self.labels.round}.json"
+        data = json.dumps([list(self._start.coefficients), self._start.lookup_range]).encode()
+        files = self._parts.store.files(self.labels.job)
+        if not files.has(name):
+            files.write(name, data)
+        elif files.read(name) != data:
+            raise VerificationError(
+                "job.directive_changed",
+                f"The coordinator started {self.labels.step}, round {self.labels.round}, again with other numbers than before.",
+                remedy="Nothing was sent; ask the coordinator's operators what happened.",
+            )
 
     def _connect(self) -> JournalChannel:
         link = self._parts.connect(self.labels, self._spec, self._stop)
@@ -262,4 +278,6 @@ class Execution:
                 parts.store.end_step(**labels.fields(), state="failed", now=parts.now(), code=code)
         except IsthmusError as error:
             self._notify(f"error: {error}")
+        except Exception:  # noqa: BLE001 - a broken database must not keep the failure from the coordinator
+            _log.exception("%s: the failure could not be written down", self._name())
         self._report(control_pb2.Report(step_failed=control_pb2.StepFailed(**labels.fields(), code=code)))

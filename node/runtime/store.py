@@ -1,7 +1,7 @@
 """The node's state: a SQLite database for what happened, one folder a job for what a step left behind.
 
     state.db               jobs, a person's requests, signed decisions, steps and their reports, disclosures
-    jobs/<hash>/           seed.sealed, <result>.npz, model.json, metrics.json, disclosures.json
+    jobs/<hash>/           seed.sealed, directive-<step>-<round>.json, <result>.npz, model.json, metrics.json, disclosures.json
 
 Every file is written whole or not at all: to a temporary name, to disk, then renamed.  Files are readable by their owner alone.
 Two processes use the database: the serving node, and the command line of the person who approves; SQLite's own locks keep them

@@ -148,6 +148,9 @@ class ControlClient:
                 if self.attached.is_set():
                     pause = self._timeouts.backoff
                 self._say(f"not attached to the coordinator: {error}")
+            except Exception as error:  # noqa: BLE001 - without this thread the node would hear nothing more
+                _log.exception("a directive ended with a fault of isthmus")
+                self._say(f"internal error: {type(error).__name__}; attaching to the coordinator again")
             self._stop.wait(pause)
             pause = min(2 * pause, self._timeouts.backoff_max)
         self.ended.set()

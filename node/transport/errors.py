@@ -14,6 +14,8 @@ from node.errors import IsthmusError, PeerAborted, PeerError, PolicyError, Trans
 from protos import tls
 
 UNKNOWN_CODE = "peer.unknown_code"
+INTERNAL = "internal.error"
+"""What everybody but this node's operators hears of a fault of isthmus itself."""
 _CODE = re.compile(r"[a-z0-9_]{1,40}(\.[a-z0-9_]{1,60}){1,2}")
 
 _STATUS: dict[str, grpc.StatusCode] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,9 +13,11 @@ from node.errors import IsthmusError, TransportError, UsageError
 from node.limits import LIMITS, Limits
 from node.transport.channel import GrpcChannel, Link
 from node.transport.client import check_open
-from node.transport.errors import from_tls, status_of
+from node.transport.errors import INTERNAL, from_tls, status_of
 from node.transport.options import TIMEOUTS, Timeouts
 from protos import peer_pb2, peer_pb2_grpc, tls
+
+_log = logging.getLogger("isthmus.node.transport")
 
 Key = tuple[str, str, str, int, int]  # peer, job, step, round, attempt
 STREAMS_PER_PEER = 8
@@ -117,6 +120,9 @@ class PeerServicer(peer_pb2_grpc.PeerServicer):
             self._board.park((peer, opening.job, opening.step, opening.round, opening.attempt), link, self._timeouts.park)
         except IsthmusError as error:
             context.abort(status_of(error), error.code)
+        except Exception:  # noqa: BLE001 - gRPC would tell the peer the exception's text
+            _log.exception("a stream ended with a fault of isthmus")
+            context.abort(grpc.StatusCode.INTERNAL, INTERNAL)
         yield from link.frames()
 
 

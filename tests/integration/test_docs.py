@@ -16,9 +16,9 @@ from pathlib import Path
 
 import click
 import pytest
-from coordinator.cli import main_group as coordinator_commands
 
 from audit.cli import cli as audit_commands
+from coordinator.cli import main_group as coordinator_commands
 from coordinator.demo.columns import write_csv
 from coordinator.demo.generator import generate
 from coordinator.demo.processes import accepts_connections, command_line, free_port

@@ -187,6 +187,7 @@ def test_weight_of_evidence_by_its_formula() -> None:
 BAD: dict[str, tuple[Table, DatasetConfig, str]] = {
     "constant": (table({"x": [5.0] * 4 + [6.0]}), config(x=NUMBER), "data.constant_column"),
     "constant category": (table({"x": ["a"] * 4 + ["b"]}), config(x={"kind": "category"}), "data.constant_column"),
+    "all levels rare": (table({"x": ["a", "b", "a", "b", "c"]}), config(x={"kind": "category"}), "data.constant_column"),
     "nothing known": (
         table({"x": [math.nan] * 4 + [6.0]}),
         config(x={"kind": "number", "missing": "mean"}),

@@ -72,7 +72,8 @@ def test_bom_quotes_line_breaks_and_other_delimiter(tmp_path: Path) -> None:
 
 
 def test_first_row_of_duplicates_is_kept(tmp_path: Path) -> None:
-    table = load(csv(tmp_path, "id,amount,region,default\nA,1,n,1\na ,2,s,0\nb,3,s,0\nB,4,n,1\n"))
+    text = "id,amount,region,default\nA,1,n,1\na ,2,s,0\nb,3,s,0\nB,4,n,1\n"
+    table = load(csv(tmp_path, text, duplicates="first"))
     assert table.identifiers == ["a", "b"]
     assert table.columns["amount"].tolist() == [1.0, 3.0]
     assert table.label is not None
@@ -85,7 +86,7 @@ def test_duplicates_across_batches(tmp_path: Path) -> None:
     rows = 70_000  # more than one batch
     numbers = np.arange(rows)
     pq.write_table(pa.table({"id": numbers % 60_000, "amount": numbers.astype(float), "default": numbers % 2}), path)
-    table = load(declare(path, source="parquet"), features=["amount"])
+    table = load(declare(path, source="parquet", duplicates="first"), features=["amount"])
     assert (len(table.identifiers), table.duplicates) == (60_000, 10_000)
     assert np.array_equal(table.columns["amount"], np.arange(60_000.0))
 
@@ -111,6 +112,7 @@ HEADER = "id,amount,region,default\n"
 BAD = {
     "empty identifier": (HEADER + "a,1,n,1\n,2,s,0\n", "data.empty_identifier", "row 2"),
     "blank identifier": (HEADER + "a,1,n,1\n  ,2,s,0\n", "data.empty_identifier", "row 2"),
+    "same identifier": (HEADER + "SECRET,1,n,1\nb,2,s,0\nsecret ,2,s,0\n", "data.duplicate_identifiers", "row 3"),
     "not a number": (HEADER + "a,1,n,1\nb,2,n,0\nc,SECRET,s,0\n", "data.not_a_number", "row 3"),
     "decimal comma": (HEADER + 'a,1,n,1\nb,"2,5",s,0\n', "data.not_a_number", "row 2"),
     "empty number": (HEADER + "a,1,n,1\nb,,s,0\n", "data.missing_value", "row 2"),
@@ -257,7 +259,7 @@ def test_report_lists_every_problem_at_once(tmp_path: Path) -> None:
         "data.missing_column": True,
         "data.label_not_two_valued": True,
         "data.constant_column": False,
-        "data.duplicate_identifiers": False,
+        "data.duplicate_identifiers": True,
     }
 
 

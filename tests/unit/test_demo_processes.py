@@ -27,8 +27,9 @@ def main():
         return 1
     if mood == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
-    worker = subprocess.Popen([sys.executable, "-c", deaf])
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    worker = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE)
+    worker.stdout.readline()
     print("ready", worker.pid, flush=True)
     time.sleep(60)
 """
@@ -61,12 +62,14 @@ def worker_of(server: processes.Server) -> int:
 
 @pytest.mark.parametrize("mood", ["kind", "stubborn"])
 def test_all_processes_and_their_workers_end(tmp_path: Path, mood: str) -> None:
+    began = time.monotonic()
     with Supervisor(tmp_path) as servers:
         server = servers.start("bank", "isthmus-node", mood, cwd=tmp_path)
         worker = worker_of(server)
         servers.check()
         servers.sample_memory()
         assert server.peak_rss > 2**20
+    assert time.monotonic() - began < 20, "they were ended, they did not end by themselves"
     assert gone(server.process.pid)
     assert gone(worker)
 

@@ -52,11 +52,12 @@ def partner_file(folder: Path, name: str, role: str, address: str = "") -> Path:
     return path
 
 
-def add_dataset(node: Path, text: str = "id,x,y\na,1,0\nb,2,1\n") -> None:
+def add_dataset(node: Path, text: str = "id,x,y\na,1,0\nb,2,1\n", duplicates: str = "refuse") -> None:
     (node / "cards.csv").write_text(text)
     with (node / "node.toml").open("a") as file:
         file.write(
             '\n[[dataset]]\nname = "cards"\nsource = "csv"\npath = "cards.csv"\nidentifier = "id"\n'
+            f'duplicates = "{duplicates}"\n'
             '[dataset.columns.x]\nkind = "number"\n[dataset.columns.y]\nkind = "label"\n'
         )
 
@@ -226,7 +227,7 @@ def test_add_refuses(bank: Path, tmp_path: Path, run: Run) -> None:
 
 
 def test_datasets_lists_what_is_offered(bank: Path, run: Run) -> None:
-    add_dataset(bank, "id,x,y\na,1,0\nb,2,1\nB,3,0\n")
+    add_dataset(bank, "id,x,y\na,1,0\nb,2,1\nB,3,0\n", duplicates="first")
     status, out, _ = run("--config", bank / "node.toml", "datasets")
     assert status == 0
     for text in ("cards", "3 read, 2 customers, 1 duplicates", "number       x", "label        y", "data.duplicate_identifiers"):
