@@ -195,6 +195,21 @@ class Runner:
             handler(job, attachment.party, body)
             self._notify()
 
+    def refuse(self, attachment: Attachment, report: control_pb2.Report, error: PeerError) -> None:
+        """A report that has not its form: the step it speaks of can't end well, so its job fails now rather than after retries.
+
+        Nothing of the report is used but the hash of a job that the node is a party of.
+        """
+        kind = report.WhichOneof("body")
+        if kind not in ("step_done", "step_failed"):
+            return
+        with self.changed:
+            job = self._jobs.get(getattr(report, kind).job)
+            if job is not None and attachment.party in job.parties and job.running is not None:
+                _log.warning("job %s: %s sent a report that was refused: %s", job.identity[:12], attachment.party, error)
+                self._apply(job, jobs.fail(job, error.code))
+                self._notify()
+
     # -- operators
 
     def submit(self, data: bytes) -> Job:

@@ -105,7 +105,12 @@ class ControlService(control_pb2_grpc.ControlServicer):
         """Runs in a thread of its own: what the node sends, until it stops or breaks a rule."""
         try:
             for report in reports:
-                self._runner.receive(attachment, check_report(report))
+                try:
+                    checked = check_report(report)
+                except PeerError as error:
+                    self._runner.refuse(attachment, report, error)
+                    raise
+                self._runner.receive(attachment, checked)
         except IsthmusError as error:
             attachment.close(error)
         except grpc.RpcError:

@@ -1,7 +1,7 @@
 """From what an operator writes (a TOML file, options, or both) to the one canonical job specification.
 
 The file is the specification without what can be filled in: ``v``, ``kind``, ``coordinator`` and ``nonce``, and a party's ``role``,
-which its partner file tells.  Decimals may be written as numbers, with an exponent too; their digits are kept.  Options win over
+which its partner file tells.  Decimals may be written as numbers, with an exponent too; they get one plain form.  Options win over
 the file.
 """
 
@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from audit.partner import Partner
-from audit.spec import JobSpec, parse_spec
+from audit.spec import JobSpec, decimal_text, parse_spec
 from coordinator.config import first_error, read_toml
 from coordinator.errors import UsageError
 
@@ -111,7 +110,6 @@ def _text(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | str):
         return value
     try:
-        number = Decimal(value)
-    except InvalidOperation:
+        return decimal_text(value)
+    except UsageError:
         return value
-    return format(number, "f") if number.is_finite() and "e" in str(value).lower() else str(value)

@@ -184,10 +184,14 @@ def _job_failed(servers: Supervisor, view: Mapping[str, Any]) -> CommandError:
     """The coordinator knows the code alone; the node where it happened has printed the message and the remedy."""
     code = str(view.get("code") or "demo.job_failed")
     where = f" in the step {view['step']}" if view.get("step") else ""
-    for name, server in servers.servers.items():
-        found = re.findall(rf"failed: (.+) \[{re.escape(code)}\]", server.said())
-        if found:
-            return CommandError(code, f"The job {view['state']}{where}: {name}: {found[-1]}", remedy=KEEP_REMEDY)
+    told = [
+        (name, line)
+        for name, server in servers.servers.items()
+        for line in re.findall(rf"failed: (.+) \[{re.escape(code)}\]", server.said())
+    ]
+    # The node that was only told the code says so; the other one knows why.
+    for name, line in sorted(told, key=lambda item: "ended the exchange with the code" in item[1]):
+        return CommandError(code, f"The job {view['state']}{where}: {name}: {line}", remedy=KEEP_REMEDY)
     return CommandError(code, f"The job {view['state']}{where}.", remedy=KEEP_REMEDY)
 
 

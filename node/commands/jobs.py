@@ -25,8 +25,7 @@ from node.config import NodeConfig
 from node.errors import IsthmusError, UsageError
 from node.identity import known_partners
 from node.policy import check_spec, load_policy
-from node.runtime.serve import configure_logging, serve, stop_on_signals
-from node.runtime.steps import texts_from_arrays
+from node.runtime.files import texts_from_arrays
 from node.runtime.store import JobRow, Store
 
 
@@ -61,6 +60,8 @@ def serve_command(node: NodeContext) -> None:
     Example:
       isthmus-node --config bank/node.toml serve
     """
+    from node.runtime.serve import configure_logging, serve, stop_on_signals  # here, so that other commands start quickly
+
     config = node.config()
     configure_logging()
 

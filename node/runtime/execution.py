@@ -138,7 +138,13 @@ class Execution:
     def _run(self) -> None:
         parts, labels, started = self._parts, self.labels, time.monotonic()
         parts.store.move(labels.job, "running", now=parts.now())
-        parts.log.append("step", **labels.fields(), state="start")
+        parts.log.append(
+            "step",
+            **labels.fields(),
+            state="start",
+            coefficients=[repr(c) for c in self._start.coefficients],
+            lookup_range=repr(self._start.lookup_range),
+        )
         seed = open_seed(parts.store.files(labels.job), job=labels.job, tls_key_pem=parts.identity.tls_key_pem)
         self._pin_directive()
         journal = self._connect()
@@ -164,8 +170,12 @@ class Execution:
         self._report(control_pb2.Report(step_done=done))
 
     def _pin_directive(self) -> None:
-        """A step that is tried again runs on the same numbers: other coefficients would disclose other sums than the job's."""
-        name = f"directive-{self.labels.step}-{self.labels.round}.json"
+        """A step that is tried again runs on the same numbers: other coefficients would disclose other sums than the job's.
+
+        The evaluation runs on those of the finish: another range would tell more bits of the feature holder's scores.
+        """
+        step = "finish" if self.labels.step == "evaluate" else self.labels.step
+        name = f"directive-{step}-{self.labels.round}.json"
         data = json.dumps([list(self._start.coefficients), self._start.lookup_range]).encode()
         files = self._parts.store.files(self.labels.job)
         if not files.has(name):
@@ -173,7 +183,7 @@ class Execution:
         elif files.read(name) != data:
             raise VerificationError(
                 "job.directive_changed",
-                f"The coordinator started {self.labels.step}, round {self.labels.round}, again with other numbers than before.",
+                f"The coordinator started {self.labels.step}, round {self.labels.round}, with other numbers than before.",
                 remedy="Nothing was sent; ask the coordinator's operators what happened.",
             )
 

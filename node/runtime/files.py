@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -94,3 +94,17 @@ class JobFiles:
                 f"The file {self.folder / name} is damaged.",
                 remedy="Restore it from a backup, or submit the job again.",
             ) from None
+
+
+def texts_to_arrays(texts: Sequence[str]) -> dict[str, NDArray]:
+    """Texts as UTF-8 bytes and the offsets where they end: no object array, no padding to the longest."""
+    encoded = [text.encode() for text in texts]
+    ends = np.cumsum([len(item) for item in encoded], dtype=np.int64)
+    return {"text": np.frombuffer(b"".join(encoded), dtype=np.uint8), "ends": ends}
+
+
+def texts_from_arrays(arrays: Mapping[str, NDArray]) -> list[str]:
+    """Inverse of :func:`texts_to_arrays`."""
+    data, ends = arrays["text"].tobytes(), arrays["ends"].tolist()
+    starts = [0, *ends][: len(ends)]
+    return [data[start:end].decode() for start, end in zip(starts, ends, strict=True)]

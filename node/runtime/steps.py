@@ -35,7 +35,7 @@ from node.protocols.channel import Channel, Progress
 from node.protocols.metrics import Metrics, check_two_classes
 from node.protocols.training import Prepared, RoundShares, TrainingPlan
 from node.runtime.disclosures import Facts
-from node.runtime.files import JobFiles
+from node.runtime.files import JobFiles, texts_from_arrays, texts_to_arrays
 
 Role = Literal["label_holder", "feature_holder"]
 Arrays = Mapping[str, NDArray]
@@ -124,20 +124,6 @@ def _align(ctx: StepContext, ch: Channel) -> StepResult:
         set_size=alignment.own_size, intersection=len(rows), rows_train=int((~held_out).sum()), rows_holdout=int(held_out.sum())
     )
     return StepResult(facts, {"align.npz": {"rows": rows, "holdout": held_out, **texts_to_arrays(raw)}})
-
-
-def texts_to_arrays(texts: Sequence[str]) -> dict[str, NDArray]:
-    """Texts as UTF-8 bytes and the offsets where they end: no object array, no padding to the longest."""
-    encoded = [text.encode() for text in texts]
-    ends = np.cumsum([len(item) for item in encoded], dtype=np.int64)
-    return {"text": np.frombuffer(b"".join(encoded), dtype=np.uint8), "ends": ends}
-
-
-def texts_from_arrays(arrays: Arrays) -> list[str]:
-    """Inverse of :func:`texts_to_arrays`."""
-    data, ends = arrays["text"].tobytes(), arrays["ends"].tolist()
-    starts = [0, *ends][: len(ends)]
-    return [data[start:end].decode() for start, end in zip(starts, ends, strict=True)]
 
 
 # ---- prepare --------------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ apart.
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,7 +155,11 @@ class Store:
         self._engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
         sa.event.listen(self._engine, "connect", _on_connect)
         try:
-            _META.create_all(self._engine)
+            # Two processes may meet at a new database: the first makes it, the second waits.  SQLite's own locks do not
+            # cover the change of the journal's mode.
+            with (folder / "state.lock").open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                _META.create_all(self._engine)
         except sa.exc.DatabaseError:
             raise DataError(
                 "state.unreadable",

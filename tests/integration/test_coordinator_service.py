@@ -553,3 +553,18 @@ def test_no_server_another_server_and_a_taken_port(world: World, tmp_path: Path)
     with connect(other.config) as client, pytest.raises(TransportError) as wrong:
         client.jobs()
     assert wrong.value.code == "transport.wrong_certificate"
+
+
+def test_a_step_report_out_of_form_fails_the_job_at_once(world: World) -> None:
+    """A node that reports nonsense would only report it again: the job does not wait for its retries."""
+    world.serve()
+
+    def nonsense(start: control_pb2.StepStart) -> control_pb2.Report:
+        products = {"inner_products": [float("nan")]} if start.step == "round" else {}
+        return report("bank", start, **products)
+
+    bank, platform = world.node("bank", script=nonsense), world.node("platform")
+    view = world.until(world.submit(), "failed", "finished")
+    assert (view.state, view.code) == ("failed", "control.bad_field")
+    assert bank.ended() == "control.bad_field"
+    _poll(lambda: "job_end" in platform.kinds(), "the other node hears of the end")

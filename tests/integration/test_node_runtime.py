@@ -90,6 +90,27 @@ def _run(pair: tuple[TestNode, TestNode], start: control_pb2.StepStart) -> list[
     return [r.step_done for r in reports]
 
 
+def test_restarts_before_the_training_cost_no_masks(pair: tuple[TestNode, TestNode]) -> None:
+    """Attempts count over the whole job, masks from the attempt that prepared them."""
+    spec = spec_of()
+    job = spec.identity()
+    _offer_and_approve(pair, spec)
+    _run(pair, control_pb2.StepStart(job=job, step="align", attempt=1))
+    prepared = _run(pair, control_pb2.StepStart(job=job, step="prepare", attempt=2))
+    rate = float(prepared[0].base_rate)
+    first = control_pb2.StepStart(job=job, step="round", round=1, attempt=2, lookup_range=first_range(rate))
+    products = [tuple(_run(pair, first)[0].inner_products)]
+    plan = plan_next(products, [()], base_rate=rate, rounds=2, tolerance=1e-5)
+    numbers = {"coefficients": plan.coefficients, "lookup_range": plan.lookup_range}
+    _run(pair, control_pb2.StepStart(job=job, step="round", round=2, attempt=3, **numbers))
+    again = control_pb2.StepStart(job=job, step="finish", attempt=3, coefficients=(0.5, 0.5), lookup_range=plan.lookup_range)
+    _run(pair, again)
+    # The evaluation runs on the numbers of the finish: another range would tell more of the scores.
+    other = control_pb2.StepStart(job=job, step="evaluate", attempt=3, coefficients=(0.5, 0.5), lookup_range=plan.lookup_range * 2)
+    reports = _step(pair, other)
+    assert {r.step_failed.code for r in reports} == {"job.directive_changed"}
+
+
 def test_a_whole_job(pair: tuple[TestNode, TestNode], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     bank, _platform = pair
     spec = spec_of()

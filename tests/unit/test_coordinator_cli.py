@@ -181,7 +181,7 @@ def test_a_file_becomes_the_canonical_specification(home: Path, tmp_path: Path) 
     spec = spec_of(home, read_document(tmp_path / "job.toml"))
     assert (spec.coordinator, spec.nonce) == ("coordinator", "0" * 32)
     assert (spec.label_holder.role, spec.feature_holder.role) == ("bank", "platform")
-    assert spec.model.l2 == "0.00010", "the digits are kept as written"
+    assert spec.model.l2 == "0.0001", "a number has one plain form"
     assert spec.model.tolerance == "0.000002"
     again = spec_of(home, read_document(tmp_path / "job.toml"), **{"model.rounds": 3, "title": None})
     assert (again.model.rounds, again.title) == (3, "first try")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -208,3 +210,15 @@ def test_one_process_serves_a_state_folder(tmp_path: Path) -> None:
         assert refused.value.code == "state.in_use"
     with state_lock(tmp_path / "state"):
         pass
+
+
+def test_many_processes_may_open_a_new_folder_at_once(tmp_path: Path) -> None:
+    """The serving node and the command of the person who approves both make the database when it is not there yet."""
+    script = "import sys; from pathlib import Path; from node.runtime.store import Store; Store(Path(sys.argv[1])).jobs()"
+    for attempt in range(3):
+        folder = tmp_path / str(attempt)
+        processes = [
+            subprocess.Popen([sys.executable, "-c", script, str(folder)], stderr=subprocess.PIPE, text=True) for _ in range(6)
+        ]
+        ends = [(process.communicate()[1], process.returncode) for process in processes]
+        assert [status for _, status in ends] == [0] * 6, ends
