@@ -151,11 +151,12 @@ def test_signals_unwind(number: signal.Signals) -> None:
             os.kill(os.getpid(), number)
             time.sleep(5)
 
+    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit) as caught:
         signalled()
     if number != signal.SIGINT:
         assert caught.value.code == 128 + number
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_signal_that_a_library_swallowed_is_raised_at_the_next_look(tmp_path: Path) -> None:
