@@ -10,11 +10,11 @@ from pathlib import Path
 
 import click
 import pytest
-from coordinator.cli import main_group as coordinator_commands
-from coordinator.config import load_config as load_coordinator_config
 
 from audit.errors import UsageError
 from audit.spec import JobSpec
+from coordinator.cli import main_group as coordinator_commands
+from coordinator.config import load_config as load_coordinator_config
 from node.cli import main_group as node_commands
 from node.config import load_config
 from node.policy import check_spec, load_policy
