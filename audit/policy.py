@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 
 from audit.checkpoint import log_of
 from audit.errors import UsageError, VerificationError
@@ -34,6 +34,7 @@ from audit.identity import Role
 from audit.partner import read_partner
 from audit.signing import VerifierKey
 from audit.spec import Name, explain
+from audit.strict_toml import Strict
 
 POLICY_BYTES_MAX = 256 * 2**10
 
@@ -41,11 +42,7 @@ KeySource = Literal["policy", "partner files", "policy and partner files", "self
 KeyText = Annotated[str, StringConstraints(max_length=512)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class LogPolicy(_Strict):
+class LogPolicy(Strict):
     """One log: its name, its owner's role and the key that must have signed it."""
 
     name: Name
@@ -53,19 +50,19 @@ class LogPolicy(_Strict):
     key: KeyText
 
 
-class CosignerPolicy(_Strict):
+class CosignerPolicy(Strict):
     """One cosigner of checkpoints."""
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=255)]
     key: KeyText
 
 
-class AuditPolicy(_Strict):
+class AuditPolicy(Strict):
     """The policy file."""
 
     quorum: Annotated[int, Field(ge=0, le=64)] = 0
     log: Annotated[list[LogPolicy], Field(min_length=1, max_length=1000)]
-    cosigner: Annotated[list[CosignerPolicy], Field(max_length=64)] = []
+    cosigner: list[CosignerPolicy] = Field(default=[], max_length=64)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from audit.partner import Partner
 from audit.spec import JobSpec, decimal_text, parse_spec
-from coordinator.config import first_error, read_toml
+from audit.strict_toml import first_error, read_toml
 from coordinator.errors import UsageError
 
 _DECIMALS = ("l2", "tolerance", "holdout")

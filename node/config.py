@@ -14,8 +14,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, PrivateAttr, SecretStr, StringConstraints, model_validator
 
 from audit.spec import Column, Name
+from audit.strict_toml import Strict, load_toml, nearest
 from node.errors import PolicyError
-from node.strict_toml import Strict, load_toml, nearest
 
 NodeRole = Literal["bank", "platform"]
 SourceKind = Literal["csv", "parquet", "sqlite", "postgresql"]
@@ -251,9 +251,9 @@ def load_config(path: Path) -> NodeConfig:
     """Read a node's configuration and make the paths of its data sets absolute.
 
     Raises:
-        UsageError: see :func:`node.strict_toml.load_toml`.
+        UsageError: see :func:`audit.strict_toml.load_toml`.
     """
-    config = load_toml(path, NodeConfig, what="node configuration")
+    config = load_toml(path, NodeConfig, what="node configuration", init="isthmus-node init")
     absolute = path.resolve()
     datasets = [
         dataset if dataset.path is None else dataset.model_copy(update={"path": str(absolute.parent / dataset.path)})

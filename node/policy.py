@@ -17,11 +17,11 @@ from pydantic import Field, StringConstraints, model_validator
 
 from audit.partner import Partner
 from audit.spec import JobSpec, Name, Party
+from audit.strict_toml import Strict, load_toml
 from node.config import DatasetConfig, NodeConfig
 from node.data.schema import Role, check_features, check_label
 from node.errors import PolicyError
 from node.limits import LIMITS
-from node.strict_toml import Strict, load_toml
 
 RECOMMENDED_KEY_BITS = 3072
 """Below this a key is allowed with a warning: 2048 bits give about 112 bits of security (NIST SP 800-57 part 1, table 2)."""
@@ -109,9 +109,9 @@ def load_policy(path: Path) -> Policy:
     """Read a policy file.
 
     Raises:
-        UsageError: see :func:`node.strict_toml.load_toml`.
+        UsageError: see :func:`audit.strict_toml.load_toml`.
     """
-    return load_toml(path, Policy, what="policy")
+    return load_toml(path, Policy, what="policy", init="isthmus-node init")
 
 
 def check_spec(spec: JobSpec, *, config: NodeConfig, policy: Policy, partners: Mapping[str, Partner]) -> Decision:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+from audit.strict_toml import nearest
 from node.config import DatasetConfig
 from node.errors import DataError, PolicyError
-from node.strict_toml import nearest
 
 Role = Literal["label_holder", "feature_holder"]
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 import difflib
 import tomllib
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
 
-from node.errors import UsageError
+from audit.errors import UsageError
 
 FILE_BYTES_MAX = 4 * 2**20
 """Largest configuration file that is read."""
@@ -37,18 +36,36 @@ def nearest(name: str, options: Iterable[str]) -> str:
     return f" Did you mean {folded[close[0]]!r}?" if close else ""
 
 
-def load_toml(path: Path, model: type[M], *, what: str) -> M:
+def load_toml(path: Path, model: type[M], *, what: str, init: str) -> M:
     """Read ``path`` into ``model``.
 
     Args:
         path: the file.
         model: a :class:`Strict` model.
         what: how an error calls the file, for example ``"node configuration"``.
+        init: the command that writes a commented sample of the file, for the remedies.
 
     Raises:
-        UsageError: ``config.missing_file``, ``config.unreadable``, ``config.not_toml``, ``config.unknown_key``,
-            ``config.missing_key``,
-            ``config.invalid``.
+        UsageError: those of :func:`read_toml` and :func:`first_error`.
+    """
+    document = read_toml(path, what=what, init=init)
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise first_error(error, model, f"The {what} {path}", init=init) from None
+
+
+def read_toml(path: Path, *, what: str, init: str = "", parse_float: Callable[[str], Any] = float) -> dict[str, Any]:
+    """The document in a TOML file.
+
+    Args:
+        path: the file.
+        what: how an error calls the file.
+        init: the command that writes a sample of the file; empty when none does.
+        parse_float: what becomes of a number with a point or an exponent, from its text.
+
+    Raises:
+        UsageError: ``config.missing_file``, ``config.unreadable``, ``config.not_toml``.
     """
     try:
         with path.open("rb") as file:
@@ -57,22 +74,24 @@ def load_toml(path: Path, model: type[M], *, what: str) -> M:
         raise UsageError(
             "config.missing_file",
             f"The {what} {path} does not exist.",
-            remedy="Name it with --config, or make one with `isthmus-node init FOLDER --name NAME --role ROLE`.",
+            remedy=f"Correct the path (--config names the configuration), or make one with `{init}`."
+            if init
+            else "Correct the path.",
         ) from None
     except OSError as error:
         raise UsageError(
             "config.unreadable",
             f"The {what} {path} cannot be read: {error.strerror}.",
-            remedy="Give the user who runs the node the right to read it.",
+            remedy="Name a file, and give this user the right to read it.",
         ) from None
     if len(data) > FILE_BYTES_MAX:
         raise UsageError(
             "config.unreadable",
             f"The {what} {path} has more than {FILE_BYTES_MAX} bytes.",
-            remedy="Name the configuration file, not a data file.",
+            remedy=f"Name the {what}, not a data file.",
         )
     try:
-        document = tomllib.loads(data.decode("utf-8"))
+        return tomllib.loads(data.decode("utf-8"), parse_float=parse_float)
     except UnicodeDecodeError:
         raise UsageError(
             "config.not_toml", f"The {what} {path} is not UTF-8 text.", remedy="Save it as UTF-8; TOML allows nothing else."
@@ -83,44 +102,42 @@ def load_toml(path: Path, model: type[M], *, what: str) -> M:
             f"The {what} {path} is not valid TOML: {error}.",
             remedy="Correct that line; text values stand in double quotes.",
         ) from None
-    try:
-        return model.model_validate(document)
-    except ValidationError as error:
-        raise _first_error(error, path, model, what) from None
 
 
-def _first_error(error: ValidationError, path: Path, model: type[BaseModel], what: str) -> UsageError:
-    """The error to show: a misspelt key first, since it often explains a missing one."""
+def first_error(error: ValidationError, model: type[BaseModel], where: str, *, init: str = "") -> UsageError:
+    """The error to show of several: a misspelt key first, since it often explains a missing one.
+
+    Args:
+        error: what validating ``model`` raised.
+        model: the model of the whole document.
+        where: what was validated, as the subject of a sentence.
+        init: the command that writes a commented sample; empty when none does.
+
+    Returns:
+        ``config.unknown_key``, ``config.missing_key`` or ``config.invalid``; it names the key and counts the other errors.
+    """
     details = error.errors(include_url=False, include_input=False, include_context=False)
-    details.sort(key=lambda item: 0 if item["type"] == "extra_forbidden" else 1)
-    return _describe(details[0], path, model, what, others=len(details) - 1)
-
-
-def _describe(item: ErrorDetails, path: Path, model: type[BaseModel], what: str, *, others: int) -> UsageError:
+    item = min(details, key=lambda detail: detail["type"] != "extra_forbidden")
     location = item["loc"]
-    where = _dotted(location)
-    more = f" ({others} more in this file.)" if others else ""
+    key = _dotted(location)
+    more = f" ({len(details) - 1} more to correct.)" if len(details) > 1 else ""
     if item["type"] == "extra_forbidden":
         known = _keys_at(model, location[:-1])
         hint = nearest(str(location[-1]), known)
-        listed = ", ".join(known)
         return UsageError(
             "config.unknown_key",
-            f"The {what} {path} has the unknown key {where}.{hint}{more}",
-            remedy=f"Remove or correct it; the keys known there: {listed}.",
+            f"{where} has the unknown key {key}.{hint}{more}",
+            remedy=f"Remove or correct it; the keys known there: {', '.join(known)}.",
         )
     if item["type"] == "missing":
         return UsageError(
             "config.missing_key",
-            f"The {what} {path} lacks the key {where}.{more}",
-            remedy="Add it; `isthmus-node init` writes a commented sample of every key.",
+            f"{where} lacks the key {key}.{more}",
+            remedy=f"Add it; `{init}` writes a commented sample of every key." if init else "Add it.",
         )
     reason = item["msg"].removeprefix("Value error, ").rstrip(".")
-    return UsageError(
-        "config.invalid",
-        f"The {what} {path}: {where}: {reason}.{more}",
-        remedy="Correct this value; the comments of the sample that `isthmus-node init` writes say what is allowed.",
-    )
+    sample = f"; the comments of the sample that `{init}` writes say what is allowed" if init else ""
+    return UsageError("config.invalid", f"{where}: {key}: {reason}.{more}", remedy=f"Correct this value{sample}.")
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:
