@@ -3,7 +3,8 @@
     python -m bench [--quick] [--key-bits N ...] [--json FILE] [-- DEMO OPTIONS]
 
 Paillier beside phe, lookups, alignment, and the whole training at each key size; each part prints its own tables.  The JSON file
-holds the machine and every part's figures.  Options after ``--`` go to the training (``--bank FILE ...`` for files of one's own).
+holds the machine and every part's figures; each part's own file lies beside it.  Options after ``--`` go to the training (``--bank
+FILE ...`` for files of one's own).
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import argparse
 import json
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from bench.common import write_json
@@ -38,13 +38,13 @@ def main() -> None:
         "training": ["--key-bits", *bits, *(["--", *given.demo] if given.demo else [])],
     }
     figures = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for part, arguments in parts.items():
-            written = Path(folder) / f"{part}.json"
-            command = [sys.executable, "-m", f"bench.{part}", "--json", str(written), *arguments]
-            if subprocess.run(command, cwd=Path(__file__).parents[1], check=False).returncode != 0:
-                raise SystemExit(f"error: the part {part} failed; its own words stand above")
-            figures[part] = json.loads(written.read_text())
+    given.json.parent.mkdir(parents=True, exist_ok=True)
+    for part, arguments in parts.items():
+        written = given.json.resolve().with_name(f"{given.json.stem}.{part}.json")
+        command = [sys.executable, "-m", f"bench.{part}", "--json", str(written), *arguments]
+        if subprocess.run(command, cwd=Path(__file__).parents[1], check=False).returncode != 0:
+            raise SystemExit(f"error: the part {part} failed; its own words stand above")
+        figures[part] = json.loads(written.read_text())
     write_json(given.json, {"benchmark": "all", "parts": figures})
     print(f"all figures are in {given.json}")
 
