@@ -46,7 +46,8 @@ def make_home(folder: Path, *, name: str, role: Role, files: Mapping[str, bytes]
         staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
         try:
             identity = create_identity(staging / "keys", name=name, role=role)
-            (staging / "partners").mkdir()
+            (staging / "partners").mkdir(mode=0o755)
+            (staging / "partners").chmod(0o755)  # whatever the umask: who can write here names partners
             (staging / "state").mkdir(mode=0o700)
             for file, data in files.items():
                 write_atomic(staging / file, data)

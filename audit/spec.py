@@ -22,7 +22,12 @@ SPEC_BYTES_MAX = 256 * 2**10
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 """Names of parties and coordinators: lower case, digits, hyphens; they also serve as TLS host names."""
 
-Column = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+_VISIBLE = r"^[^\p{C}\p{Zl}\p{Zp}]*$"
+"""No control, format or line-separating characters: what a person approves from must not be able to draw on their screen."""
+
+Text = Annotated[str, StringConstraints(max_length=200, pattern=_VISIBLE)]
+DatasetName = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_VISIBLE)]
+Column = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=_VISIBLE)]
 
 
 DecimalText = Annotated[str, StringConstraints(pattern=r"^-?[0-9]{1,12}(\.[0-9]{1,24})?$")]
@@ -55,7 +60,7 @@ class Party(_Strict):
 
     name: Name
     role: Literal["bank", "platform"]
-    dataset: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+    dataset: DatasetName
     features: Annotated[list[Column], Field(min_length=1, max_length=4096)]
 
 
@@ -114,8 +119,8 @@ class Disclose(_Strict):
     evaluation.
     """
 
-    aggregates_to_feature_holder: bool = True
-    aggregates_to_coordinator: bool = True
+    aggregates_to_feature_holder: bool = False
+    aggregates_to_coordinator: bool = False
 
 
 class JobSpec(_Strict):
@@ -123,7 +128,7 @@ class JobSpec(_Strict):
 
     v: Literal[1] = 1
     kind: Literal["train"] = "train"
-    title: Annotated[str, StringConstraints(max_length=200)] = ""
+    title: Text = ""
     nonce: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
     coordinator: Name
     label_holder: Party

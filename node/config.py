@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PrivateAttr, SecretStr, StringConstraints, model_validator
 
-from audit.spec import Column, Name
+from audit.spec import Column, DatasetName, Name
 from audit.strict_toml import Strict, load_toml, nearest
 from node.errors import PolicyError
 
@@ -129,7 +129,7 @@ class DatasetConfig(Strict):
     ``duplicates``: what becomes of rows that repeat an identifier; ``first`` keeps the first row of each.
     """
 
-    name: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+    name: DatasetName
     source: SourceKind
     path: PathText | None = None
     uri: Annotated[SecretStr, AfterValidator(_postgresql_uri)] | None = None

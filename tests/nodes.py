@@ -105,6 +105,7 @@ def spec_of(**changes: Any) -> JobSpec:
         "label": {"column": "y"},
         "align": {"minimum": 50},
         "model": {"key_bits": 512, "rounds": 2, "holdout": "0.3", "l2": "0.001"},
+        "disclose": {"aggregates_to_feature_holder": True, "aggregates_to_coordinator": True},
     }
     return JobSpec.model_validate(fields | changes)
 

@@ -26,7 +26,7 @@ from node.errors import IsthmusError, UsageError
 from node.identity import known_partners
 from node.policy import check_spec, load_policy
 from node.runtime.files import texts_from_arrays
-from node.runtime.store import JobRow, Store
+from node.runtime.store import JobRow, Store, is_served
 
 
 def register(group: click.Group) -> None:
@@ -255,8 +255,8 @@ def _print_course(console: Console, data: dict[str, Any]) -> None:
 
 
 def _person(by: str | None) -> str:
-    if by:
-        return by
+    if by is not None:
+        return by.strip()
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -267,8 +267,10 @@ def _person(by: str | None) -> str:
 
 def _decide(node: NodeContext, job: str, *, decision: str, by: str | None, reason: str = "") -> None:
     config, person = node.config(), _person(by)
-    if len(person) > 200:
-        raise UsageError("job.who", "The name given with --by is longer than 200 characters.", remedy="Give a shorter one.")
+    if not 1 <= len(person) <= 200 or not person.isprintable():
+        raise UsageError(
+            "job.who", "The name given with --by is empty, longer than 200 characters or not printable.", remedy="Give a name."
+        )
     with _store(config) as store:
         row = store.resolve(job)
         if decision == "approve":
@@ -276,10 +278,14 @@ def _decide(node: NodeContext, job: str, *, decision: str, by: str | None, reaso
         store.request(row.job, decision=decision, by=person, reason=reason)
     word = {"approve": "approval", "reject": "rejection"}[decision]
 
+    served = is_served(config.state_folder)
+
     def human(console: Console) -> None:
         console.print(f"{word} of job {row.job[:12]} by {person} is noted; the serving node signs it and sends it.")
+        if not served:
+            console.print("No process serves this node at present: start `isthmus-node serve`, and it will.")
 
-    emit({"job": row.job, "decision": decision, "by": person}, as_json=node.as_json, human=human)
+    emit({"job": row.job, "decision": decision, "by": person, "served": served}, as_json=node.as_json, human=human)
 
 
 @click.command()

@@ -35,7 +35,7 @@ from node.policy import load_policy
 from node.runtime.execution import StepLink
 from node.runtime.jobs import Jobs, NodeParts
 from node.runtime.journal import StepLabels
-from node.runtime.store import Store
+from node.runtime.store import SERVE_LOCK, Store
 from node.transport.channel import PROTOCOL_VERSION
 from node.transport.client import dial
 from node.transport.control import ControlClient
@@ -99,7 +99,7 @@ def state_lock(folder: Path) -> Iterator[None]:
     Raises:
         UsageError: ``state.in_use``, ``state.unwritable``.
     """
-    path = folder / "serve.lock"
+    path = folder / SERVE_LOCK
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)

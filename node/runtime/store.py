@@ -79,6 +79,9 @@ _DISCLOSURES = sa.Table(
     sa.Column("value", sa.Text, nullable=False, default=""),
 )
 
+SERVE_LOCK = "serve.lock"
+"""Held by the one process that serves a state folder."""
+
 TRANSITIONS: dict[str, frozenset[str]] = {
     "waiting": frozenset({"approved", "rejected", "cancelled", "failed"}),
     "approved": frozenset({"running", "rejected", "cancelled", "failed"}),
@@ -135,6 +138,18 @@ class SignedDecision:
 
     statement: str
     signature: str
+
+
+def is_served(folder: Path) -> bool:
+    """Whether a process serves this state folder (it holds the lock of ``node.runtime.serve.state_lock``)."""
+    try:
+        with (folder / SERVE_LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 class Store:

@@ -67,6 +67,7 @@ class World:
             "feature_holder": {"name": "platform", "dataset": "shop", "features": ["spend"]},
             "label": {"column": "default"},
             "model": model,
+            "disclose": {"aggregates_to_feature_holder": True, "aggregates_to_coordinator": True},
         }
         spec = build_spec(document, coordinator="coordinator", partners=self.config.partners())
         with connect(self.config) as client:

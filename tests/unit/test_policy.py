@@ -65,7 +65,7 @@ def specification(change: Callable[[dict[str, Any]], None] | None = None) -> Job
         "label": {"column": "default"},
         "align": {},
         "model": {},
-        "disclose": {},
+        "disclose": {"aggregates_to_feature_holder": True, "aggregates_to_coordinator": True},
     }
     if change is not None:
         change(document)

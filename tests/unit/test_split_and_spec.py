@@ -42,6 +42,8 @@ def test_a_spec_has_one_identity_and_one_form() -> None:
     assert parse_spec(spec.canonical()) == spec
     assert spec.identity() == hashlib.sha256(spec.canonical()).hexdigest()
     assert JobSpec.model_validate(document(nonce="1" * 32)).identity() != spec.identity()
+    assert not spec.disclose.aggregates_to_feature_holder
+    assert not spec.disclose.aggregates_to_coordinator
     assert spec.party("bank").dataset == "cards"
     assert spec.peer_of("bank").name == "shop"
     with pytest.raises(UsageError) as caught:
@@ -68,6 +70,11 @@ def test_a_spec_has_one_identity_and_one_form() -> None:
         {"feature_holder": {"name": "shop", "role": "platform", "dataset": "d", "features": ["c", "c"]}},
         {"feature_holder": {"name": "Shop!", "role": "platform", "dataset": "d", "features": ["c"]}},
         {"feature_holder": {"name": "shop", "role": "platform", "dataset": "d", "features": []}},
+        {"title": "approved\x1b[2J\x1b[H"},
+        {"title": "two\nlines"},
+        {"title": "right\u202eto left"},
+        {"feature_holder": {"name": "shop", "role": "platform", "dataset": "d\x1b[31m", "features": ["c"]}},
+        {"feature_holder": {"name": "shop", "role": "platform", "dataset": "d", "features": ["c\nd"]}},
     ],
 )
 def test_what_is_not_a_job_is_refused(change: dict[str, Any]) -> None:
