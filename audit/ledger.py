@@ -30,11 +30,16 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 ENDED = ("finished", "failed", "cancelled", "rejected")
 FAILED = ENDED[1:]
+ASK_AGAIN = "Ask the log's owner for an untouched copy of the whole log folder."
+EVIDENCE = (
+    "Ask for an untouched copy of the log folder; where it says the same, keep it as it is: it is evidence, which the log's "
+    "owner has to explain."
+)
 
 
 class LogRejected(VerificationError):
     """The logs did not verify: at which step, which log and entry.  ``exit_status`` is 1, or 3 when the input could not be used
-    at all."""
+    at all.  Where the cause suggests no better remedy, it is what an auditor can always do."""
 
     def __init__(
         self,
@@ -51,7 +56,7 @@ class LogRejected(VerificationError):
         where = log if seq is None else f"{log} entry {seq}"
         if offset is not None:
             where += f" (byte {offset})"
-        super().__init__(code, f"{where}: {reason}" if where else reason, remedy=remedy)
+        super().__init__(code, f"{where}: {reason}" if where else reason, remedy=remedy or (ASK_AGAIN if unusable else EVIDENCE))
         self.step, self.log, self.seq, self.offset, self.unusable = step, log, seq, offset, unusable
         self.exit_status = 3 if unusable else 1
 

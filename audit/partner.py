@@ -94,7 +94,7 @@ def export_partner(identity: Identity, *, address: str) -> bytes:
 def _invalid(reason: str) -> UsageError:
     return UsageError(
         "partner.invalid",
-        f"The partner file is not valid: {reason}.",
+        f"The partner file is not valid: {reason.rstrip('.')}.",
         remedy="Ask the partner for a new one (`isthmus-node partner export`), and compare the fingerprint aloud.",
     )
 
@@ -169,7 +169,11 @@ def read_partner(path: Path) -> Partner:
         with path.open("rb") as file:
             data = file.read(PARTNER_BYTES_MAX + 1)
     except OSError as error:
-        raise UsageError("partner.unreadable", f"The partner file {path} cannot be read: {error.strerror}.") from None
+        raise UsageError(
+            "partner.unreadable",
+            f"The partner file {path} cannot be read: {error.strerror}.",
+            remedy="Correct the path and the rights to the file, or ask the partner for it again.",
+        ) from None
     try:
         return parse_partner(data)
     except UsageError as error:

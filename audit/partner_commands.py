@@ -86,7 +86,7 @@ def add(file: Path, folder: Path, *, check: Callable[[Partner], None], reader: s
 
     def human(console: Console) -> None:
         console.print(
-            f"Added the {found.role} {found.name}" + (f" at {found.address}." if found.address else "; it cannot be dialled.")
+            f"Added {found.name} ({found.role})" + (f", at {found.address}." if found.address else "; it cannot be dialled.")
         )
         console.print(f"  fingerprint  {found.fingerprint}")
 
@@ -98,7 +98,7 @@ def add(file: Path, folder: Path, *, check: Callable[[Partner], None], reader: s
 
 
 def _ask(found: Partner, reader: str) -> None:
-    click.echo(f"{found.role} {found.name}", err=True)
+    click.echo(f"{found.name} ({found.role})", err=True)
     click.echo(f"  address      {found.address or '(cannot be dialled)'}", err=True)
     click.echo(f"  fingerprint  {found.fingerprint}", err=True)
     try:

@@ -75,7 +75,9 @@ class Trust:
 
 def _invalid(path: Path, reason: str) -> UsageError:
     return UsageError(
-        "audit.policy_invalid", f"The policy {path} is not valid: {reason}.", remedy="See `isthmus-audit verify --help`."
+        "audit.policy_invalid",
+        f"The policy {path} is not valid: {reason.rstrip('.')}.",
+        remedy="See `isthmus-audit verify --help`.",
     )
 
 
@@ -89,7 +91,11 @@ def load_policy(path: Path) -> dict[str, VerifierKey]:
         with path.open("rb") as file:
             data = file.read(POLICY_BYTES_MAX + 1)
     except OSError as error:
-        raise UsageError("audit.policy_unreadable", f"The policy {path} cannot be read: {error.strerror}.") from None
+        raise UsageError(
+            "audit.policy_unreadable",
+            f"The policy {path} cannot be read: {error.strerror}.",
+            remedy="Correct the path after --policy and the rights to the file.",
+        ) from None
     if len(data) > POLICY_BYTES_MAX:
         raise _invalid(path, f"it has more than {POLICY_BYTES_MAX} bytes")
     try:

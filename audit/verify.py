@@ -36,7 +36,7 @@ from typing import Literal
 
 from audit.checkpoint import NOTE_BYTES_MAX, Checkpoint, log_of, parse_checkpoint, parse_note, verify_checkpoint
 from audit.errors import DataError, IsthmusError, VerificationError
-from audit.ledger import JobRecord, Ledger, LogRejected, read_ledger
+from audit.ledger import ASK_AGAIN, JobRecord, Ledger, LogRejected, read_ledger
 from audit.matching import check_approvals, check_messages, check_receipts
 from audit.policy import Trust, load_trust
 from audit.record import CHECKPOINT_FILE, CHECKPOINT_FOLDER, KEY_FILE, LOG_FILE, parse_entry, read_lines
@@ -56,6 +56,7 @@ STEPS = (
 )
 UNCHECKED = (7, 8, 9)
 LOGS_MAX = 64
+_READABLE = "Give this user the right to read it, or ask its owner for the whole log folder again."
 
 State = Literal["passed", "warning", "open", "failed", "unchecked"]
 
@@ -195,7 +196,8 @@ class _Run:
 
     def prepare(self, logs: Sequence[Path], policy: Path | None, partners: Sequence[Path]) -> tuple[State, str]:
         if not 0 < len(logs) <= LOGS_MAX:
-            raise _unusable("audit.no_logs", f"{len(logs)} logs were given; between 1 and {LOGS_MAX} can be verified together.")
+            reason = f"{len(logs)} logs were given; between 1 and {LOGS_MAX} can be verified together."
+            raise _unusable("audit.no_logs", reason, "Give the logs of one job's parties and of their coordinator.")
         try:
             self.trust = load_trust(policy, partners)
         except IsthmusError as error:
@@ -257,7 +259,7 @@ class _Run:
             try:
                 ledger = read_ledger(source.path, name=source.name, marks=marks, signed_size=source.signed_size)
             except OSError as error:
-                raise _unusable("audit.unreadable", f"{source.path} cannot be read: {error.strerror}.", step=2) from None
+                raise _unusable("audit.unreadable", f"{source.path} cannot be read: {error.strerror}.", _READABLE, step=2) from None
             self.ledgers.append(ledger)
         for owner, checkpoint in kept:
             ledger = next(ledger for ledger in self.ledgers if ledger.name == owner.name)
@@ -277,11 +279,12 @@ class _Run:
         except VerificationError as error:
             raise _unusable(error.code, f"{path}: {error.message}", error.remedy, step=2) from None
         except OSError as error:
-            raise _unusable("audit.unreadable", f"{path} cannot be read: {error.strerror}.", step=2) from None
+            raise _unusable("audit.unreadable", f"{path} cannot be read: {error.strerror}.", _READABLE, step=2) from None
         for source in self.sources:
             if source.name == name and source.key is not None:
                 return source, _verified(path, source.key, step=2, log=name)
-        raise _unusable("audit.other_checkpoint", f"{path} is a checkpoint of {name!r}, which was not given or has no key.", step=2)
+        reason = f"{path} is a checkpoint of {name!r}, which was not given or has no key."
+        raise _unusable("audit.other_checkpoint", reason, "Give that log and its key too, or leave this --last out.", step=2)
 
     # ---- (3) --------------------------------------------------------------------------------------------------------------
 
@@ -345,7 +348,7 @@ def _verified(path: Path, key: VerifierKey, *, step: int, log: str) -> Checkpoin
     except VerificationError as error:
         raise LogRejected(error.code, f"{path.name}: {error.message}", step=step, log=log, remedy=error.remedy) from None
     except OSError as error:
-        raise _unusable("audit.unreadable", f"{path} cannot be read: {error.strerror}.", step=step) from None
+        raise _unusable("audit.unreadable", f"{path} cannot be read: {error.strerror}.", _READABLE, step=step) from None
 
 
 def _checkpoint_files(source: LogSource) -> list[Path]:
@@ -364,7 +367,7 @@ def _own_key(source: LogSource) -> VerifierKey | None:
     except (VerificationError, OSError):
         raise _unusable("audit.bad_key", f"{path} holds no verifier key.", "Give --policy or --partner instead.") from None
     if log_of(key.name) != source.name:
-        raise _unusable("audit.bad_key", f"{path} is the key of {log_of(key.name)!r}, but the log is {source.name!r}'s.")
+        raise _unusable("audit.bad_key", f"{path} is the key of {log_of(key.name)!r}, but the log is {source.name!r}'s.", ASK_AGAIN)
     return key
 
 
@@ -393,7 +396,9 @@ def _name(source: LogSource) -> str:
                 return str(parse_entry(line.data)["log"])
     except DataError as error:
         reason = f"Its first line (byte 0) is no log entry. {error.message}"
-        raise LogRejected(error.code, reason, step=0, log=str(source.path), seq=0, offset=0, unusable=True) from None
+        remedy = f"Give a log folder or its {LOG_FILE}; if this is one, ask its owner for an untouched copy of the whole folder."
+        log = str(source.path)
+        raise LogRejected(error.code, reason, step=0, log=log, seq=0, offset=0, remedy=remedy, unusable=True) from None
     except OSError as error:
-        raise _unusable("audit.unreadable", f"{source.path} cannot be read: {error.strerror}.") from None
-    raise _unusable("audit.empty", f"{source.path} is empty: nothing was logged.")
+        raise _unusable("audit.unreadable", f"{source.path} cannot be read: {error.strerror}.", _READABLE) from None
+    raise _unusable("audit.empty", f"{source.path} is empty: nothing was logged.", ASK_AGAIN)

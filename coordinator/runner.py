@@ -250,6 +250,12 @@ class Runner:
         """Give a job up.  Raises ``coordinator.unknown_job``, ``coordinator.illegal_transition`` when it has ended."""
         with self.changed:
             job = self.find(identity)
+            if job.ended:
+                raise UsageError(
+                    "coordinator.illegal_transition",
+                    f"The job {job.identity[:12]} is {job.state} already: it cannot be cancelled.",
+                    remedy="There is nothing to do for it; `isthmus-coordinator jobs` lists the jobs that are still open.",
+                )
             self._apply(job, jobs.cancel(job))
             return self.find(job.identity)
 
@@ -260,7 +266,7 @@ class Runner:
             UsageError: ``coordinator.unknown_job``, ``coordinator.ambiguous_job``.
         """
         with self.changed:
-            found = self._store.find(prefix) if len(prefix) >= 4 else []
+            found = self._store.find(prefix.lower()) if prefix else []
             if len(found) > 1:
                 raise UsageError(
                     "coordinator.ambiguous_job",
@@ -272,7 +278,7 @@ class Runner:
                 raise UsageError(
                     "coordinator.unknown_job",
                     f"No job begins with {prefix!r}.",
-                    remedy="`isthmus-coordinator jobs` lists them; at least four digits of the hash are needed.",
+                    remedy="`isthmus-coordinator jobs` lists them.",
                 )
             return job
 

@@ -21,7 +21,7 @@ from node.config import NodeConfig, load_config, parse_address
 from node.data.report import examine
 from node.errors import IsthmusError
 from node.identity import coordinator_of, known_partners, own_identity
-from node.policy import load_policy
+from node.policy import Policy, load_policy
 from protos import tls
 
 CONNECT_SECONDS = 5.0
@@ -111,9 +111,8 @@ def _policy(config: NodeConfig) -> Iterator[Check]:
     except IsthmusError as error:
         yield _failed("policy", error)
         return
-    known = {dataset.name for dataset in config.dataset}
-    unknown = sorted({clause.name for clause in policy.dataset} | {rule.dataset for rule in policy.auto_approve} - known)
-    unknown = [name for name in unknown if name not in known]
+    datasets = {clause.name for clause in policy.dataset} | {rule.dataset for rule in policy.auto_approve}
+    unknown = sorted(datasets - {dataset.name for dataset in config.dataset})
     if unknown:
         yield Check(
             "policy",
@@ -121,8 +120,29 @@ def _policy(config: NodeConfig) -> Iterator[Check]:
             f"it names data sets that are not configured: {', '.join(unknown)}",
             "Correct the name or add the [[dataset]].",
         )
-    else:
+    strangers = _strangers(config, policy)
+    if strangers:
+        yield Check(
+            "policy",
+            "warn",
+            f"it names partners of which no partner file is here: {', '.join(strangers)}",
+            "Correct the name, or add the partner's file with `isthmus-node partner add FILE`.",
+        )
+    if not unknown and not strangers:
         yield Check("policy", "ok", str(config.policy_path))
+
+
+def _strangers(config: NodeConfig, policy: Policy) -> list[str]:
+    """Partners that the policy names and no partner file; none when a file cannot be read, which is another check's to tell."""
+    named = {rule.partner for rule in policy.auto_approve}
+    for clause in policy.dataset:
+        named.update(clause.partners or [])
+    if policy.partners.allow != "added":
+        named.update(policy.partners.allow)
+    try:
+        return sorted(named - {partner.name for partner in known_partners(config).values() if partner.role != "coordinator"})
+    except IsthmusError:
+        return []
 
 
 def _validity(name: str, certificate_pem: bytes, now: datetime) -> Check:

@@ -81,7 +81,13 @@ def init(context: CoordinatorContext, folder: Path, name: str, listen: str, addr
 
 @click.group(short_help="Exchange partner files.")
 def partner() -> None:
-    """Exchange partner files: certificate, log key and address, no secret."""
+    """Exchange partner files: certificate, log key and address, no secret.
+
+    \b
+    Example:
+      isthmus-coordinator partner export --output coordinator.partner.json
+      isthmus-coordinator partner add bank.partner.json
+    """
 
 
 @partner.command("export")
@@ -126,7 +132,13 @@ def partner_add(context: CoordinatorContext, file: Path, yes: bool) -> None:
 
 
 def _check_partner(config: CoordinatorConfig, found: Partner) -> None:
-    if found.name == config.name or found.role == "coordinator":
+    if found.name == config.name:
+        raise UsageError(
+            "partner.own_name",
+            f"The partner file names {found.name!r}, which is this coordinator itself.",
+            remedy="Add the nodes' files; this one is for them.",
+        )
+    if found.role == "coordinator":
         raise UsageError(
             "partner.role",
             f"{found.name!r} is a coordinator; jobs join a bank and a platform.",

@@ -86,7 +86,13 @@ def init(node: NodeContext, folder: Path, name: str, role: str, listen: str | No
 
 @click.group(short_help="Exchange partner files.")
 def partner() -> None:
-    """Exchange partner files: certificate, log key and address, no secret."""
+    """Exchange partner files: certificate, log key and address, no secret.
+
+    \b
+    Example:
+      isthmus-node partner export --output bank.partner.json
+      isthmus-node partner add platform.partner.json
+    """
 
 
 @partner.command("export")

@@ -76,7 +76,7 @@ def check_present(dataset: DatasetConfig, wanted: Sequence[str], found: Sequence
             raise DataError(
                 "data.missing_column",
                 f"The {what} {name!r} is not in the data set {dataset.name!r}.{nearest(name, found)}",
-                remedy=f"Correct the name in node.toml; the source has {listed(found)}.",
+                remedy=_other_delimiter(dataset, found) or f"Correct the name in node.toml; the source has {listed(found)}.",
             )
         if count > 1:
             raise DataError(
@@ -84,6 +84,16 @@ def check_present(dataset: DatasetConfig, wanted: Sequence[str], found: Sequence
                 f"The data set {dataset.name!r} has {count} columns called {name!r}.",
                 remedy="Give each column of the source a name of its own.",
             )
+
+
+def _other_delimiter(dataset: DatasetConfig, found: Sequence[str]) -> str:
+    """The remedy for a CSV whose header was read as one column because other characters part its fields; empty for any other."""
+    if dataset.source != "csv" or len(found) != 1:
+        return ""
+    for delimiter, written in ((";", ";"), ("\t", r"\t")):
+        if delimiter in found[0]:
+            return f'The header is parted by another character: declare delimiter = "{written}" for this data set in node.toml.'
+    return ""
 
 
 def listed(names: Iterable[str], most: int = 12) -> str:

@@ -65,8 +65,8 @@ def read_batches(dataset: DatasetConfig, columns: Sequence[str]) -> Iterator[pa.
         Record batches whose columns are text (CSV, SQLite, PostgreSQL) or of the file's own type (Parquet).
 
     Raises:
-        DataError: ``data.missing_file``, ``data.unreadable``, ``data.malformed_row``, ``data.not_utf8``, ``data.missing_column``,
-            ``data.duplicate_column``, ``data.database``.
+        DataError: ``data.missing_file``, ``data.unreadable``, ``data.no_rows`` (an empty CSV file), ``data.malformed_row``,
+            ``data.not_utf8``, ``data.missing_column``, ``data.duplicate_column``, ``data.database``.
     """
     reader = {"csv": _csv, "parquet": _parquet, "sqlite": _sqlite, "postgresql": _postgresql}[dataset.source]
     return reader(dataset, list(columns))
@@ -119,6 +119,12 @@ def _csv(dataset: DatasetConfig, columns: list[str]) -> Iterator[pa.RecordBatch]
     """A CSV file with a header line, UTF-8, fields quoted by double quotes where needed (RFC 4180)."""
     path = _file(dataset)
     delimiter = dataset.delimiter or ","
+    if not path.stat().st_size:
+        raise DataError(
+            "data.no_rows",
+            f"The file {path} of the data set {dataset.name!r} is empty: it has not even a header line.",
+            remedy="Export it again, with the names of its columns in the first line.",
+        )
     check_present(dataset, columns, _csv_header(dataset, path, delimiter))
     bad: list[tuple[int | None, int, int]] = []
 

@@ -42,6 +42,7 @@ def rejected(folders: Folders, tmp_path: Path, **arguments: object) -> tuple[Log
     told: list[StepResult] = []
     with pytest.raises(LogRejected) as caught:
         verify_logs(list(folders.values()), policy=policy(tmp_path), on_step=told.append, **arguments)  # type: ignore[arg-type]
+    assert caught.value.remedy
     return caught.value, told
 
 

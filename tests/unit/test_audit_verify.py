@@ -186,6 +186,7 @@ def unusable(code: str, logs: list[Path], **arguments: object) -> LogRejected:
         verify_logs(logs, **arguments)  # type: ignore[arg-type]
     assert caught.value.code == code
     assert caught.value.exit_status == 3
+    assert caught.value.remedy
     return caught.value
 
 

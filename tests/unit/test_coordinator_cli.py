@@ -129,7 +129,10 @@ def test_partner_export_and_add(home: Path, tmp_path: Path, run: Any) -> None:
         exported["fingerprint"],
     )
     assert run("--config", config, "partner", "export", "--output", str(tmp_path / "own.json")).status == 0
-    refused(run("--config", config, "partner", "add", str(tmp_path / "own.json"), "--yes"), "partner.role")
+    refused(run("--config", config, "partner", "add", str(tmp_path / "own.json"), "--yes"), "partner.own_name")
+    second = create_identity(tmp_path / "second", name="second", role="coordinator")
+    (tmp_path / "second.json").write_bytes(export_partner(second, address=""))
+    refused(run("--config", config, "partner", "add", str(tmp_path / "second.json"), "--yes"), "partner.role")
     other = create_identity(tmp_path / "other", name="bank", role="bank")
     (tmp_path / "other.json").write_bytes(export_partner(other, address=""))
     refused(run("--config", config, "partner", "add", str(tmp_path / "other.json"), "--yes"), "partner.exists")
@@ -245,6 +248,7 @@ def test_every_command_has_help_with_an_example(run: Any) -> None:
         assert found.status == 0
         assert "Example" in found.out, name
         assert "--json" in found.out, name
+    assert "Example" in run("partner", "--help").out
     assert run("--help").status == 0
 
 
@@ -285,8 +289,12 @@ def _talk(home: Path, tmp_path: Path, run: Any) -> None:
     assert (shown["state"], shown["rounds_max"], shown["title"], shown["steps"]) == ("submitted", 3, "first try", [])
     assert "waiting for bank, platform" in run(*config, "jobs").out
     refused(run(*config, "show", "ffff" if not job.startswith("ffff") else "0000"), "coordinator.unknown_job")
+    assert run(*config, "show", job[:1].upper(), "--json").data["job"] == job, "any beginning that only one job has is enough"
+    refused(run(*config, "show", ""), "coordinator.unknown_job")
     assert "cancelled" in run(*config, "cancel", job[:8]).out
-    refused(run(*config, "cancel", job), "coordinator.illegal_transition")
+    again = run(*config, "cancel", job)
+    refused(again, "coordinator.illegal_transition")
+    assert job[:12] in again.err
     watched = run(*config, "watch", job, "--json")
     assert watched.status == 1
     assert json.loads(watched.out.splitlines()[-1])["state"] == "cancelled"

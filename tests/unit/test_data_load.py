@@ -130,7 +130,7 @@ BAD = {
     "long row": (HEADER + "a,1,n,1\nb,SECRET,s,0,0\n", "data.malformed_row", "Row 2"),
     "short row": (HEADER + "a,1,n,1\nb,SECRET\n", "data.malformed_row", "Row 2"),
     "header alone": (HEADER, "data.no_rows", "no rows"),
-    "empty file": ("", "data.missing_column", "'id'"),
+    "empty file": ("", "data.no_rows", "is empty"),
 }
 
 
@@ -146,6 +146,15 @@ def test_bad_input(case: str, tmp_path: Path) -> None:
     assert "cards" in error.message
     assert "SECRET" not in str(error)
     assert error.__suppress_context__ or error.__context__ is None
+
+
+@pytest.mark.parametrize(("delimiter", "written"), [(";", '";"'), ("\t", r'"\t"')])
+def test_another_delimiter_than_declared_is_named(tmp_path: Path, delimiter: str, written: str) -> None:
+    text = GOOD.replace(",", delimiter)
+    with pytest.raises(DataError) as caught:
+        load(csv(tmp_path, text))
+    assert caught.value.code == "data.missing_column"
+    assert f"delimiter = {written}" in caught.value.remedy
 
 
 def test_bad_row_far_into_the_file(tmp_path: Path) -> None:

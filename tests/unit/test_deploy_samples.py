@@ -16,8 +16,16 @@ from audit.spec import JobSpec
 from coordinator.cli import main_group as coordinator_commands
 from coordinator.config import load_config as load_coordinator_config
 from node.cli import main_group as node_commands
-from node.config import load_config
-from node.policy import check_spec, load_policy
+from node.config import (
+    ColumnConfig,
+    CoordinatorSection,
+    DatasetConfig,
+    EngineSection,
+    NodeSection,
+    UnsafeSection,
+    load_config,
+)
+from node.policy import AutoApprove, check_spec, load_policy
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -48,6 +56,16 @@ def test_node_samples_load(party: str) -> None:
     assert (config.node.listen is None) == (party == "bank"), "the bank's sample opens no port"
     assert {clause.name for clause in policy.dataset} == {dataset.name for dataset in config.dataset}
     assert policy.limits.key_bits_min >= 3072
+
+
+def test_every_key_of_a_node_is_described() -> None:
+    """As the bank's sample says."""
+    page = (ROOT / "docs" / "bank-it.md").read_text()
+    rows = "\n".join(line for line in page.splitlines() if line.startswith("|"))
+    for model in (NodeSection, CoordinatorSection, EngineSection, UnsafeSection, DatasetConfig, ColumnConfig, AutoApprove):
+        for key in model.model_fields:
+            assert f"`{key}`" in rows or key == "columns", f"{model.__name__}.{key}"
+    assert "`[dataset.columns.NAME]`" in rows
 
 
 def test_an_unknown_key_in_a_sample_would_be_noticed(tmp_path: Path) -> None:

@@ -258,6 +258,7 @@ def test_help_has_an_example_and_json(command: tuple[str, ...], run: Run) -> Non
     assert status == 0
     assert "Example:\n" in out
     assert "--json" in out
+    assert "Example:\n" in run(command[0], "--help")[1], "the group too"
 
 
 # --- doctor ---------------------------------------------------------------------------------------------------------------
@@ -390,6 +391,9 @@ def test_doctor_sees_bad_files(bank: Path) -> None:
     assert found["data set cards"] == ("fail", "data.empty_identifier")
     (bank / "policy.toml").write_text('[[dataset]]\nname = "crads"\nroles = []\n')
     assert checks_of(bank)["policy"][0] == "warn"
+    (bank / "policy.toml").write_text('[partners]\nallow = ["plattform"]\n')
+    warned = next(check for check in diagnose(bank / "node.toml") if check.name == "policy")
+    assert (warned.state, "plattform" in warned.detail, bool(warned.remedy)) == ("warn", True, True)
     (bank / "node.toml").write_text("[node]\n")
     assert checks_of(bank) == {"configuration": ("fail", "config.missing_key")}
 
