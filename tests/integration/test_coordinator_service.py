@@ -3,190 +3,22 @@
 from __future__ import annotations
 
 import json
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from audit.identity import Identity, create_identity
-from audit.partner import export_partner
-from audit.receipts import approval_statement, verify_approval
+from audit.identity import create_identity
+from audit.receipts import verify_approval
 from coordinator.client import connect
-from coordinator.config import CoordinatorConfig, load_config
 from coordinator.errors import TransportError, UsageError
 from coordinator.server import Server
-from coordinator.submit import build_spec
 from protos import control_pb2, control_pb2_grpc, tls
-
-GAINS = [control_pb2.GainsRow(decile=1, rows=40, positives=20)]
-METRICS = control_pb2.Metrics(auc=0.75, ks=0.4, log_loss=0.5, base_rate=0.21, rows=400, gains=GAINS)
-WAIT = 10.0
-
-
-class World:
-    """One coordinator's folder and both nodes' keys."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.home = folder / "coordinator"
-        self.identities = {name: create_identity(folder / name, name=name, role=name) for name in ("bank", "platform")}
-        self.own = create_identity(self.home / "keys", name="coordinator", role="coordinator")
-        (self.home / "partners").mkdir()
-        for name, identity in self.identities.items():
-            (self.home / "partners" / f"{name}.partner.json").write_bytes(export_partner(identity, address=""))
-        self.port = _free_port()
-        (self.home / "coordinator.toml").write_text(f'[coordinator]\nname = "coordinator"\nlisten = "127.0.0.1:{self.port}"\n')
-        self.config: CoordinatorConfig = load_config(self.home / "coordinator.toml")
-        self.server: Server | None = None
-        self.nodes: list[Node] = []
-
-    def serve(self, grace: float = 5.0) -> Server:
-        self.server = Server(self.config, grace=grace)
-        self.server.start()
-        return self.server
-
-    def stop(self) -> None:
-        if self.server is not None:
-            self.server.stop()
-            self.server = None
-
-    def node(self, name: str, **options: Any) -> Node:
-        node = Node(self, name, **options)
-        self.nodes.append(node)
-        return node
-
-    def submit(self, **model: Any) -> str:
-        document = {
-            "label_holder": {"name": "bank", "dataset": "cards", "features": ["limit"]},
-            "feature_holder": {"name": "platform", "dataset": "shop", "features": ["spend"]},
-            "label": {"column": "default"},
-            "model": model,
-            "disclose": {"aggregates_to_feature_holder": True, "aggregates_to_coordinator": True},
-        }
-        spec = build_spec(document, coordinator="coordinator", partners=self.config.partners())
-        with connect(self.config) as client:
-            return client.submit(spec.canonical())
-
-    def show(self, job: str) -> control_pb2.JobView:
-        with connect(self.config) as client:
-            return client.show(job)
-
-    def until(self, job: str, *states: str) -> control_pb2.JobView:
-        return _poll(lambda: view if (view := self.show(job)).state in states else None, f"{states}, not {self.show(job).state}")
-
-    def log(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.home / "state" / "log" / "log.jsonl").read_text().splitlines()]
-
-
-class Node:
-    """A scripted node: approves what it is offered and reports steps done as ``script`` says."""
-
-    def __init__(
-        self,
-        world: World,
-        name: str,
-        *,
-        script: Callable[[control_pb2.StepStart], control_pb2.Report | None] | None = None,
-        decision: str | None = "approve",
-        hello: control_pb2.Hello | None = None,
-        identity: Identity | None = None,
-    ) -> None:
-        self.world, self.name, self.script, self.decision = world, name, script or (lambda start: report(name, start)), decision
-        self.identity = identity or world.identities[name]
-        self.seen: list[control_pb2.Directive] = []
-        self.code = ""
-        self.attached = threading.Event()
-        self._reports: queue.SimpleQueue[control_pb2.Report | None] = queue.SimpleQueue()
-        first = hello or control_pb2.Hello(protocol=1, party=name, software="0.1.0")
-        self.say(control_pb2.Report(hello=first))
-        self._channel = tls.channel(
-            f"127.0.0.1:{world.port}",
-            server_name="coordinator",
-            server_certificate_pem=world.own.tls_certificate_pem,
-            key_pem=self.identity.tls_key_pem,
-            certificate_pem=self.identity.tls_certificate_pem,
-        )
-        self._call = control_pb2_grpc.ControlStub(self._channel).Attach(iter(self._reports.get, None))
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def say(self, report: control_pb2.Report) -> None:
-        self._reports.put(report)
-
-    def hang_up(self) -> None:
-        self._call.cancel()
-        self._reports.put(None)
-        self._thread.join(WAIT)
-        self._channel.close()
-
-    def ended(self) -> str:
-        """The code with which the coordinator ended the stream."""
-        self._thread.join(WAIT)
-        assert not self._thread.is_alive()
-        return self.code
-
-    def starts(self) -> list[tuple[str, int, int]]:
-        found = [d.step_start for d in self.seen if d.WhichOneof("body") == "step_start"]
-        return [(s.step, s.round, s.attempt) for s in found]
-
-    def kinds(self) -> list[str]:
-        return [str(d.WhichOneof("body")) for d in self.seen]
-
-    def sign(self, job: str, decision: str, *, peer: str | None = None, identity: Identity | None = None) -> control_pb2.Report:
-        other = peer or ("platform" if self.name == "bank" else "bank")
-        time_text = datetime.now(UTC).isoformat()
-        statement = approval_statement(job=job, party=self.name, peer=other, decision=decision, by="test", time=time_text)
-        signature = (identity or self.identity).log_key.sign(statement).hex()
-        return control_pb2.Report(decision=control_pb2.Decision(job=job, statement=statement.decode(), signature=signature))
-
-    def _run(self) -> None:
-        try:
-            for directive in self._call:
-                self.seen.append(directive)
-                kind = directive.WhichOneof("body")
-                if kind == "welcome":
-                    self.attached.set()
-                elif kind == "offer" and self.decision:
-                    self.say(self.sign(directive.offer.job, self.decision))
-                elif kind == "step_start" and (answer := self.script(directive.step_start)) is not None:
-                    self.say(answer)
-        except grpc.RpcError as error:
-            self.code = error.details()
-
-
-def report(party: str, start: control_pb2.StepStart, **fields: Any) -> control_pb2.Report:
-    """An honest report of one step."""
-    own: dict[str, dict[str, Any]] = {
-        "align": {"set_size": 3000 if party == "bank" else 2500, "intersection": 2000, "rows_train": 1600, "rows_holdout": 400},
-        "prepare": {"columns": 2, "base_rate": "0.21"},
-        "round": {"inner_products": [0.0] * (start.round - 1) + [0.1 / 30**start.round]},
-        "evaluate": {"metrics": METRICS} if party == "bank" else {},
-    }
-    values = {"transcript_sha256": "ab" * 32, "seconds": 0.5, "bytes_sent": 10, **own.get(start.step, {}), **fields}
-    done = control_pb2.StepDone(job=start.job, step=start.step, attempt=start.attempt, round=start.round, **values)
-    return control_pb2.Report(step_done=done)
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
-def _poll(check: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + WAIT
-    while time.monotonic() < deadline:
-        if found := check():
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"did not happen: {what}")
+from tests.coordinator_world import METRICS, WAIT, World, poll, report
 
 
 @pytest.fixture
@@ -208,7 +40,7 @@ def test_a_whole_job(world: World) -> None:
     steps = [(s.step, s.round) for s in view.steps]
     rounds = len([s for s in steps if s[0] == "round"])
     assert steps == [("align", 0), ("prepare", 0), *(("round", t + 1) for t in range(rounds)), ("finish", 0), ("evaluate", 0)]
-    _poll(lambda: "job_end" in bank.kinds() and "job_end" in platform.kinds(), "both nodes hear of the end")
+    poll(lambda: "job_end" in bank.kinds() and "job_end" in platform.kinds(), "both nodes hear of the end")
     for node in (bank, platform):
         assert [k for k in node.kinds() if k != "step_start"] == ["welcome", "offer", "approvals", "job_end"]
         approvals = next(d.approvals for d in node.seen if d.WhichOneof("body") == "approvals")
@@ -257,7 +89,7 @@ def test_one_rejection_rejects(world: World) -> None:
     bank, platform = world.node("bank"), world.node("platform", decision="reject")
     view = world.until(world.submit(), "rejected")
     assert [p.decision for p in view.parties if p.party == "platform"] == ["rejected"]
-    _poll(lambda: "job_end" in bank.kinds() and "job_end" in platform.kinds(), "both nodes hear of the rejection")
+    poll(lambda: "job_end" in bank.kinds() and "job_end" in platform.kinds(), "both nodes hear of the rejection")
     assert bank.starts() == platform.starts() == []
 
 
@@ -273,7 +105,7 @@ def test_a_failed_step_fails_the_job_at_both(world: World) -> None:
     view = world.until(world.submit(), "failed")
     assert view.code == "psi.too_few_shared"
     for node in (bank, platform):
-        end = _poll(lambda node=node: next((d.job_end for d in node.seen if d.WhichOneof("body") == "job_end"), None), "the end")
+        end = poll(lambda node=node: next((d.job_end for d in node.seen if d.WhichOneof("body") == "job_end"), None), "the end")
         assert (end.outcome, end.code) == ("failed", "psi.too_few_shared")
 
 
@@ -298,7 +130,7 @@ def test_cancel(world: World) -> None:
         with pytest.raises(UsageError) as caught:
             client.cancel(job)
     assert caught.value.code == "coordinator.illegal_transition"
-    _poll(lambda: "job_end" in bank.kinds(), "the node hears of it")
+    poll(lambda: "job_end" in bank.kinds(), "the node hears of it")
 
 
 def test_a_node_that_comes_back_starts_the_step_again(world: World) -> None:
@@ -308,7 +140,7 @@ def test_a_node_that_comes_back_starts_the_step_again(world: World) -> None:
     job = world.submit()
     world.until(job, "round")
     silent.hang_up()
-    _poll(lambda: not next(p for p in world.show(job).parties if p.party == "bank").attached, "the bank is away")
+    poll(lambda: not next(p for p in world.show(job).parties if p.party == "bank").attached, "the bank is away")
     again = world.node("bank")
     view = world.until(job, "finished", "failed")
     assert view.state == "finished"
@@ -359,9 +191,9 @@ def test_a_node_that_stays_away_fails_the_job(world: World) -> None:
     gone.hang_up()
     view = world.until(job, "failed")
     assert view.code == "coordinator.node_lost"
-    _poll(lambda: "job_end" in platform.kinds(), "the other node hears of it")
+    poll(lambda: "job_end" in platform.kinds(), "the other node hears of it")
     late = world.node("bank")
-    end = _poll(lambda: next((d.job_end for d in late.seen if d.WhichOneof("body") == "job_end"), None), "told on return")
+    end = poll(lambda: next((d.job_end for d in late.seen if d.WhichOneof("body") == "job_end"), None), "told on return")
     assert (end.outcome, end.code) == ("failed", "coordinator.node_lost")
 
 
@@ -433,7 +265,7 @@ def test_a_report_out_of_form_ends_the_stream_and_leaves_no_trace(world: World, 
     world.serve()
     node = world.node("bank", decision=None)
     job = world.submit()
-    _poll(lambda: "offer" in node.kinds(), "the offer")
+    poll(lambda: "offer" in node.kinds(), "the offer")
     smuggled = control_pb2.Report.FromString(_progress(job, "psi").SerializeToString() + b"\x7a\x14" + canary.encode()[:20])
     forged = node.sign(job, "approve", identity=world.identities["platform"])
     cases: dict[str, tuple[control_pb2.Report, str]] = {
@@ -529,7 +361,7 @@ def test_watch_tells_every_change_and_ends(world: World) -> None:
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    _poll(lambda: seen, "the first view")
+    poll(lambda: seen, "the first view")
     world.node("bank"), world.node("platform")
     watcher.join(WAIT)
     assert not watcher.is_alive()
@@ -568,4 +400,4 @@ def test_a_step_report_out_of_form_fails_the_job_at_once(world: World) -> None:
     view = world.until(world.submit(), "failed", "finished")
     assert (view.state, view.code) == ("failed", "control.bad_field")
     assert bank.ended() == "control.bad_field"
-    _poll(lambda: "job_end" in platform.kinds(), "the other node hears of the end")
+    poll(lambda: "job_end" in platform.kinds(), "the other node hears of the end")
