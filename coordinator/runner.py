@@ -238,6 +238,7 @@ class Runner:
             now = format_time(self._clock())
             job = Job(spec.identity(), spec, submitted=now, updated=now)
             self._store.save(job)
+            self._log.append("spec", job=job.identity, document=spec.canonical().decode())
             self._log.append("job", job=job.identity, state=job.state, code="")
             self._jobs[job.identity] = job
             for party_name in job.parties:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import platform
 from collections.abc import Callable
 from concurrent import futures
 from datetime import UTC, datetime
@@ -12,6 +10,7 @@ from importlib import metadata
 
 import grpc
 
+from audit.opening import write_opening
 from audit.record import LogWriter
 from audit.spec import SPEC_BYTES_MAX
 from coordinator.config import CoordinatorConfig
@@ -40,12 +39,6 @@ OPTIONS = (
 def software_version() -> str:
     """This package's version."""
     return metadata.version("isthmus")
-
-
-def dependencies_digest() -> str:
-    """SHA-256 over the names and versions of all installed packages: what exactly ran."""
-    found = sorted({f"{(d.metadata['Name'] or '').lower()}=={d.version}" for d in metadata.distributions()})
-    return hashlib.sha256("\n".join(found).encode()).hexdigest()
 
 
 def utc_now() -> datetime:
@@ -82,9 +75,7 @@ class Server:
         except BaseException:
             self._record.close()
             raise
-        self._record.append(
-            "software", version=software_version(), python=platform.python_version(), lock_sha256=dependencies_digest()
-        )
+        write_opening(self._record, identity)
         self.runner = Runner(
             name=identity.name,
             software=software_version(),

@@ -40,6 +40,8 @@ from protos import control_pb2
 
 _log = logging.getLogger("isthmus.node.jobs")
 _HASH = re.compile(r"[0-9a-f]{64}")
+CONCLUDE_SECONDS = 3600.0
+"""How long the end of a job waits for a step that computes between two messages."""
 ATTEMPTS_MAX = 16
 """Highest attempt number accepted: a coordinator cannot make a node repeat a disclosure without end."""
 
@@ -125,22 +127,27 @@ class Jobs:
         except IsthmusError as error:
             self._refuse(offer, spec, error)
             return
-        parts.store.add_job(offer.job, offer.spec, state="waiting", code="", now=parts.now())
+        self._take_in(offer)
         if allowed.auto_rule is not None:
             self.decide(offer.job, decision="approve", by=f"policy: {allowed.auto_rule}")
         else:
             short = offer.job[:12]
             self._notify(f"job {short} waits for approval: isthmus-node show {short}, then isthmus-node approve {short}")
 
+    def _take_in(self, offer: control_pb2.Offer, *, code: str = "") -> None:
+        """Log the specification, then store the job: whatever is decided, an auditor can read what about."""
+        self._parts.log.append("spec", job=offer.job, document=offer.spec)
+        self._parts.store.add_job(offer.job, offer.spec, state="waiting", code=code, now=self._parts.now())
+
     def _refuse(self, offer: control_pb2.Offer, spec: JobSpec, error: IsthmusError) -> None:
         parts = self._parts
         self._notify(f"job {offer.job[:12]} refused by the policy: {error}")
         named = parts.identity.name in (spec.label_holder.name, spec.feature_holder.name)
-        parts.store.add_job(offer.job, offer.spec, state="waiting", code=error.code, now=parts.now())
+        self._take_in(offer, code=error.code)
         if named:
             self.decide(offer.job, decision="reject", by="policy", code=error.code)
         else:
-            parts.store.move(offer.job, "rejected", now=parts.now(), code=error.code)
+            self._write_end(offer.job, "rejected", error.code)
 
     def approvals(self, approvals: control_pb2.Approvals) -> None:
         """Both nodes' signed decisions, as the coordinator passes them on; kept only if every signature holds.
@@ -210,8 +217,11 @@ class Jobs:
             parts.log.append("commitment", job=job, what="seed", sha256=seed.commitment)
         if parts.store.put_decision(job, name, signed):
             self._log_approval(job, signed)
-        parts.log.checkpoint()
-        parts.store.move(job, "approved" if decision == "approve" else "rejected", now=parts.now(), code=code)
+        if decision == "approve":
+            parts.log.checkpoint()
+            parts.store.move(job, "approved", now=parts.now(), code=code)
+        else:
+            self._write_end(job, "rejected", code)
         self._notify(f"job {job[:12]} {'approved' if decision == 'approve' else 'rejected'} by {by}")
         self._report_decision(job)
 
@@ -314,15 +324,29 @@ class Jobs:
     # -- the end
     def job_end(self, end: control_pb2.JobEnd) -> None:
         """The job is over: give up what runs, keep the outcome, write the disclosure receipt."""
-        parts = self._parts
-        row = parts.store.job(end.job)
-        if row is None:  # it ended before it was offered here
+        if self._parts.store.job(end.job) is None:  # it ended before it was offered here
             return
         with self._lock:
             execution = self._running.pop(end.job, None)
         if execution is not None:
             execution.cancel(TransportError("job.ended", "The coordinator ended the job."))
             execution.join(2.0)
+            if execution.alive:  # it notices at its next message; what it still has to log comes before the job's end
+                threading.Thread(target=self._conclude_after, args=(execution, end), name=f"end-{end.job[:8]}", daemon=True).start()
+                return
+        self._conclude(end)
+
+    def _conclude_after(self, execution: Execution, end: control_pb2.JobEnd) -> None:
+        execution.join(CONCLUDE_SECONDS)
+        try:
+            self._conclude(end)
+        except IsthmusError as error:
+            self._notify(f"error: {error}")
+
+    def _conclude(self, end: control_pb2.JobEnd) -> None:
+        """Write the disclosure receipt and the end into the log, then move the job."""
+        parts = self._parts
+        row, _ = self._known(end.job)
         if row.state in FINAL:
             return
         state, code = end.outcome, end.code if is_code(end.code) else ""
@@ -330,8 +354,14 @@ class Jobs:
             _log.warning("job %s: the coordinator said %r while it was %s here", end.job[:12], end.outcome, row.state)
             state, code = "failed", "job.illegal_end"
         self._write_receipt(end.job)
-        parts.store.move(end.job, state, now=parts.now(), code=code)
+        self._write_end(end.job, state, code)
         self._notify(f"job {end.job[:12]} {state}" + (f" [{code}]" if code else ""))
+
+    def _write_end(self, job: str, state: str, code: str) -> None:
+        """The job's last entry.  After a crash between log and database it is written once more, the same."""
+        self._parts.log.append("job", job=job, state=state, code=code)
+        self._parts.log.checkpoint()
+        self._parts.store.move(job, state, now=self._parts.now(), code=code)
 
     def _write_receipt(self, job: str) -> None:
         rows = self._parts.store.disclosures(job)
@@ -339,7 +369,6 @@ class Jobs:
             return
         items = receipt(rows)
         self._parts.log.append("disclosures", job=job, items=items)
-        self._parts.log.checkpoint()
         document = {"v": 1, "job": job, "party": self._parts.identity.name, "items": items, "entries": rows}
         self._parts.store.files(job).write("disclosures.json", json.dumps(document, indent=2).encode())
 

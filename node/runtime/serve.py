@@ -9,7 +9,6 @@ import fcntl
 import hashlib
 import logging
 import os
-import platform
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +22,7 @@ from typing import Any
 import grpc
 
 from audit.identity import Identity
+from audit.opening import write_opening
 from audit.partner import Partner
 from audit.record import LogWriter
 from audit.spec import JobSpec
@@ -31,7 +31,7 @@ from node.engine import make_engine
 from node.errors import TransportError, UsageError
 from node.identity import coordinator_of, known_partners, own_identity
 from node.limits import LIMITS, Limits
-from node.policy import load_policy
+from node.policy import Policy, load_policy
 from node.runtime.execution import StepLink
 from node.runtime.jobs import Jobs, NodeParts
 from node.runtime.journal import StepLabels
@@ -123,20 +123,25 @@ def state_lock(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def software_fields() -> dict[str, Any]:
-    """What runs: version, Python, and a digest over every installed distribution and its version."""
-    installed = sorted({f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions()})
-    lock = hashlib.sha256("\n".join(installed).encode()).hexdigest()
-    return {"version": metadata.version("isthmus"), "python": platform.python_version(), "lock_sha256": lock}
-
-
-def open_log(config: NodeConfig, identity: Identity) -> LogWriter:
-    """The node's log, with what runs and which policy holds as its first entries of this run."""
+def open_log(config: NodeConfig, identity: Identity, policy: Policy) -> LogWriter:
+    """The node's log, with what runs, under which keys and which policy, as its first entries of this run."""
     log = LogWriter.open(config.state_folder / "log", key=identity.log_key, clock=lambda: datetime.now(UTC))
-    log.append("software", **software_fields())
-    log.append("policy", sha256=hashlib.sha256(config.policy_path.read_bytes()).hexdigest())
+    write_opening(log, identity)
+    log.append("policy", sha256=hashlib.sha256(config.policy_path.read_bytes()).hexdigest(), **policy_fields(policy, config))
     log.checkpoint()
     return log
+
+
+def policy_fields(policy: Policy, config: NodeConfig) -> dict[str, Any]:
+    """The bounds of the policy that an auditor checks jobs against."""
+    limits = policy.limits
+    return {
+        "minimum_intersection": limits.minimum_intersection,
+        "key_bits_min": limits.key_bits_min,
+        "rounds_max": limits.rounds_max,
+        "bands_max": limits.bands_max,
+        "small_keys": int(config.unsafe.small_keys),
+    }
 
 
 def peer_server(
@@ -189,7 +194,7 @@ def serve(
         stack.enter_context(state_lock(config.state_folder))
         store = Store(config.state_folder)
         stack.callback(store.close)
-        log = open_log(config, identity)
+        log = open_log(config, identity, policy)
         stack.callback(log.close)
         engine = make_engine(config.engine.kind, config.engine.workers)
         stack.callback(engine.close)

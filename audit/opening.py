@@ -1,0 +1,42 @@
+"""The first entries of every run: what runs, and which keys it runs under.  Nodes and coordinator write the same."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from importlib import metadata
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from audit.identity import Identity
+from audit.record import Json, LogWriter
+
+PACKAGE = "isthmus"
+
+
+def software_fields() -> dict[str, Json]:
+    """What runs: this package's version, Python's, and SHA-256 over the names and versions of all installed packages, a line each."""
+    installed = sorted({f"{(d.metadata['Name'] or '').lower()}=={d.version}" for d in metadata.distributions()})
+    lock = hashlib.sha256("\n".join(installed).encode()).hexdigest()
+    return {"version": metadata.version(PACKAGE), "python": platform.python_version(), "lock_sha256": lock}
+
+
+def key_commitments(identity: Identity) -> dict[str, str]:
+    """SHA-256 of the log key (32 bytes, public half) and of the certificate (DER), by what the log calls them."""
+    certificate = x509.load_pem_x509_certificate(identity.tls_certificate_pem).public_bytes(Encoding.DER)
+    return {
+        "log key": hashlib.sha256(identity.log_key.verifier.public).hexdigest(),
+        "tls certificate": hashlib.sha256(certificate).hexdigest(),
+    }
+
+
+def write_opening(log: LogWriter, identity: Identity) -> None:
+    """Write the entries ``software`` and the two ``commitment`` of the keys.
+
+    Raises:
+        DataError: ``log.write_failed``.
+    """
+    log.append("software", **software_fields())
+    for what, sha256 in key_commitments(identity).items():
+        log.append("commitment", what=what, sha256=sha256)
