@@ -36,6 +36,7 @@ from typing import Literal
 
 from audit.checkpoint import NOTE_BYTES_MAX, Checkpoint, log_of, parse_checkpoint, parse_note, verify_checkpoint
 from audit.errors import DataError, IsthmusError, VerificationError
+from audit.facts import JobFacts
 from audit.ledger import ASK_AGAIN, JobRecord, Ledger, LogRejected, read_ledger
 from audit.matching import check_approvals, check_messages, check_receipts
 from audit.policy import Trust, load_trust
@@ -108,6 +109,7 @@ class VerifiedLogs:
     ledgers: tuple[Ledger, ...]
     trust: Trust
     open_points: tuple[OpenPoint, ...]
+    jobs: tuple[JobFacts, ...] = ()
 
     @property
     def whole(self) -> bool:
