@@ -14,6 +14,7 @@ where the two differ in an entry that both have, neither is touched.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import shutil
@@ -115,8 +116,10 @@ class LogMirror:
                 signed = self._newest(connection)
                 if size > ours.tree.size:
                     self._download(connection, folder / LOG_FILE, ours, size, signed)
-                heads = dict(connection.execute(select(LogCheckpointRow.size, LogCheckpointRow.note)).tuples())
-                seen = dict(connection.execute(select(WitnessNoteRow.log, WitnessNoteRow.note)).tuples())
+                heads = {
+                    size: bytes(note) for size, note in connection.execute(select(LogCheckpointRow.size, LogCheckpointRow.note))
+                }
+                seen = {log: bytes(note) for log, note in connection.execute(select(WitnessNoteRow.log, WitnessNoteRow.note))}
         except DatabaseError as error:
             raise read_failed(self._engine.url, error) from None
         except OSError as error:
@@ -124,8 +127,8 @@ class LogMirror:
         if size < ours.tree.size:
             self._upload(folder / LOG_FILE, size, ours.tree.size)
         try:
-            self._heads(folder, {size: bytes(note) for size, note in heads.items()})
-            self._seen(folder / WITNESS_FOLDER, {log: bytes(note) for log, note in seen.items()})
+            self._heads(folder, heads)
+            self._seen(folder / WITNESS_FOLDER, seen)
         except OSError as error:
             raise _unwritten(folder, error) from None
 
@@ -199,7 +202,7 @@ class LogMirror:
             _log.warning("the database lacks %d entries of the log in %s; they are brought there", end - first, path.parent)
         with path.open("rb") as stream:
             lines = ((seq, line.data) for seq, line in enumerate(read_lines(stream)) if first <= seq < end)
-            while batch := [pair for pair, _ in zip(lines, range(BATCH), strict=False)]:
+            while batch := list(itertools.islice(lines, BATCH)):
                 with self._writing() as connection:
                     connection.execute(insert(LogEntryRow), [{"seq": seq, "line": line} for seq, line in batch])
 
