@@ -1,10 +1,12 @@
-"""Commands about the database: ``database status``, ``database upgrade``; no server needs to run for them."""
+"""Commands about the database: ``database status``, ``upgrade`` and ``import``; no server needs to run for them."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -29,7 +31,7 @@ def register(group: click.Group) -> None:
 
 @click.group(short_help="Look at the database, upgrade its schema.")
 def database() -> None:
-    """Look at the coordinator's database, or upgrade its schema.  `serve` upgrades by itself.
+    """Look at the coordinator's database, upgrade its schema, or move jobs from SQLite.  `serve` upgrades by itself.
 
     \b
     Example:
@@ -110,6 +112,54 @@ def upgrade(context: CoordinatorContext) -> None:
     emit(
         {"database": where, "before": done.before, "after": done.after, "backup": done.backup}, as_json=context.as_json, human=human
     )
+
+
+@database.command("import")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@json_option
+@pass_context
+def import_jobs(context: CoordinatorContext, file: Path) -> None:
+    """Copy the jobs of a SQLite FILE into the PostgreSQL database that is configured now.  No coordinator may be running on either.
+
+    Jobs that are there already stay as they are. The log needs no copying: `serve` brings it from the state folder by itself.
+
+    \b
+    Example:
+      isthmus-coordinator database import /var/lib/isthmus-coordinator/coordinator.db
+    """
+    from coordinator.leader import Leadership
+    from coordinator.store import Store
+    from coordinator.store.engine import describe
+
+    config = context.config()
+    leading = Leadership.of(config, config.identity())
+    if leading is None:
+        raise UsageError(
+            "store.bad_url", "The configuration names no PostgreSQL database.", remedy="Set `url` under [store] first."
+        )
+    with _not_serving(config), leading:
+        if not leading.wait(threading.Event(), told=_refuse_led):
+            return
+        target, source = Store(leading.engine, fence=leading.check), Store.open(f"sqlite:///{file}")
+        try:
+            jobs = source.recent(None)
+            new = [job for job in reversed(jobs) if target.load(job.identity) is None]
+            for job in new:
+                target.save(job)
+        finally:
+            source.close()
+        where = describe(leading.engine.url)
+    emit(
+        {"database": where, "copied": len(new), "already_there": len(jobs) - len(new)},
+        as_json=context.as_json,
+        human=lambda console: console.print(
+            f"{len(new)} of {len(jobs)} jobs were copied to {where}; the others were there already."
+        ),
+    )
+
+
+def _refuse_led(found: Standing) -> None:
+    raise UsageError("store.in_use", f"{found.holder} leads on this database.", remedy="Stop it first.")
 
 
 def _leads(engine: Engine) -> Standing | None:

@@ -101,8 +101,8 @@ class Store:
         with self._reading() as session:
             return [_job(row) for row in session.scalars(query)]
 
-    def recent(self, limit: int) -> list[Job]:
-        """The newest jobs, newest first."""
+    def recent(self, limit: int | None) -> list[Job]:
+        """The newest jobs, or all of them, newest first."""
         query = select(JobRow).order_by(JobRow.submitted.desc(), JobRow.identity).limit(limit)
         with self._reading() as session:
             return [_job(row) for row in session.scalars(query)]
