@@ -115,7 +115,7 @@ def upgrade(context: CoordinatorContext) -> None:
 
 
 @database.command("import")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @json_option
 @pass_context
 def import_jobs(context: CoordinatorContext, file: Path) -> None:
@@ -132,6 +132,8 @@ def import_jobs(context: CoordinatorContext, file: Path) -> None:
     from coordinator.store.engine import describe
 
     config = context.config()
+    if not file.is_file():
+        raise DataError("store.no_database", f"There is no file {file}.", remedy="Name the coordinator.db of the state folder.")
     leading = Leadership.of(config, config.identity())
     if leading is None:
         raise UsageError(

@@ -116,8 +116,10 @@ def test_postgresql_status_and_upgrade(home: Path, run: Any) -> None:
 
 
 def test_jobs_of_a_sqlite_file_are_imported(home: Path, run: Any) -> None:
-    put_old(home)
     file = home / "state" / "coordinator.db"
+    status, _, err = run("database", "import", str(file))
+    assert (status, "code: store.no_database" in err) == (1, True)
+    put_old(home)
     status, _, err = run("database", "import", str(file))
     assert (status, "code: store.bad_url" in err) == (2, True)
     uri = postgres.server().new_database()
