@@ -14,6 +14,7 @@ from rich.console import Console
 from audit.console import console, run
 from audit.errors import UsageError
 from audit.ledger import LogRejected
+from audit.proof_commands import check_proof_command, prove_command
 from audit.record import write_atomic
 from audit.verify import StepResult, VerifiedLogs, verify_logs
 
@@ -169,6 +170,10 @@ def _write(path: Path | None, data: Mapping[str, Any]) -> None:
         raise UsageError(
             "audit.json_unwritable", f"{path} cannot be written: {error.strerror}.", remedy="Choose another file for --json."
         ) from None
+
+
+cli.add_command(prove_command)
+cli.add_command(check_proof_command)
 
 
 def main() -> int:
