@@ -26,7 +26,7 @@ PATH = click.Path(path_type=Path)
 @click.argument("log", type=PATH, metavar="LOG")
 @click.argument("seq", type=click.IntRange(min=0), metavar="SEQ")
 @click.option(
-    "--output", type=PATH, metavar="FILE", help=f"Write the proof to FILE (by custom NAME{PROOF_SUFFIX}), not to the screen."
+    "--output", type=PATH, metavar="FILE", help=f"Write the proof to FILE (by custom *{PROOF_SUFFIX}), not to the screen."
 )
 def prove_command(log: Path, seq: int, output: Path | None) -> int:
     """Make a proof that entry SEQ stands in LOG.
@@ -60,7 +60,7 @@ def prove_command(log: Path, seq: int, output: Path | None) -> int:
 @click.command("check-proof")
 @click.argument("proof_file", type=PATH, metavar="PROOF")
 @click.option(
-    "--entry", "entry_file", type=PATH, metavar="FILE", help="The entry (its line of log.jsonl), instead of the one inside."
+    "--entry", "entry_file", type=PATH, metavar="FILE", help="The entry (its line of log.jsonl) instead of the one inside."
 )
 @click.option("--policy", type=PATH, metavar="FILE", help="TOML file that names the logs and their keys (as for verify).")
 @click.option("--partner", "partners", type=PATH, multiple=True, metavar="FILE", help="Partner file of the log's owner; repeat.")
