@@ -12,6 +12,7 @@ from rich.console import Console
 
 from audit.checkpoint import log_of
 from audit.console import emit
+from audit.cosignature import cosigned_at
 from audit.errors import UsageError, VerificationError
 from audit.policy import load_trust
 from audit.proofs import PROOF_BYTES_MAX, PROOF_SUFFIX, Proof, ProofUnusable, ProvenEntry, check_proof, parse_proof, prove
@@ -83,8 +84,8 @@ def check_proof_command(
     """
     proof = parse_proof(_read(proof_file, PROOF_BYTES_MAX))
     entry = None if entry_file is None else _read(entry_file, LINE_BYTES_MAX + 1).removesuffix(b"\n")
-    key = _trusted_key(proof, policy, partners, key_text)
-    proven = check_proof(proof, key=key, entry=entry)
+    key, witnesses = _trusted_keys(proof, policy, partners, key_text)
+    proven = check_proof(proof, key=key, witnesses=witnesses, entry=entry)
     emit(_proven_data(proof, proven), as_json=as_json, human=lambda console: _print(console, proof, proven))
     return 0
 
@@ -99,8 +100,10 @@ def _read(path: Path, most: int) -> bytes:
         ) from None
 
 
-def _trusted_key(proof: Proof, policy: Path | None, partners: Sequence[Path], key_text: str | None) -> VerifierKey:
-    """The key that the checkpoint must be signed with; exactly one may be named for the log."""
+def _trusted_keys(
+    proof: Proof, policy: Path | None, partners: Sequence[Path], key_text: str | None
+) -> tuple[VerifierKey, list[VerifierKey]]:
+    """The key that the checkpoint must be signed with, and those of others, who may have cosigned it."""
     name = log_of(proof.checkpoint.origin)
     keys = dict(load_trust(policy, partners).keys)
     if key_text is not None:
@@ -126,7 +129,7 @@ def _trusted_key(proof: Proof, policy: Path | None, partners: Sequence[Path], ke
             f"The proof is of the log {name!r}, and the keys given are of {', '.join(sorted(keys))}.",
             remedy="Give that log's key too.",
         )
-    return keys[name]
+    return keys.pop(name), list(keys.values())
 
 
 def _proven_data(proof: Proof, proven: ProvenEntry) -> dict[str, Any]:
@@ -136,6 +139,7 @@ def _proven_data(proof: Proof, proven: ProvenEntry) -> dict[str, Any]:
         "seq": proof.index,
         "key": str(proven.key),
         "checkpoint": {"size": proven.checkpoint.size, "root": proven.checkpoint.root.hex()},
+        "cosigned": [{"by": log_of(cosignature.name), "time": cosigned_at(cosignature)} for cosignature in proven.cosignatures],
         "entry": proven.entry,
     }
 
@@ -144,6 +148,8 @@ def _print(console: Console, proof: Proof, proven: ProvenEntry) -> None:
     name, size = log_of(proven.checkpoint.origin), proven.checkpoint.size
     console.print(f"holds: this is entry {proof.index} of the log {name!r}, as signed when it had {size} entries", style="green")
     console.print(f"  under the key {proven.key}")
+    for cosignature in proven.cosignatures:
+        console.print(f"  cosigned by {log_of(cosignature.name)}, {cosigned_at(cosignature)}")
     own = {field: value for field, value in proven.entry.items() if field not in FRAME_FIELDS}
     frame = {field: proven.entry[field] for field in FRAME_FIELDS if field not in ("v", "log", "seq", "prev")}
     for field, value in {**frame, **own}.items():

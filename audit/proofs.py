@@ -13,21 +13,22 @@
 The format does not authenticate ``extra``.  Here it holds the entry, and the leaf hash is computed from it, so that an altered
 entry leads to another root than the signed one.
 
-A proof is made in one pass over the log: the subtrees of an inclusion path and the leaf itself are disjoint and cover the tree
-from left to right, so each is summed up by a :class:`Frontier` of its own as its leaves come by.  Memory is O(log**2 n).
+A proof is made in one pass over the log, with the tree's hashes in a temporary file: memory does not grow with the log.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from audit.checkpoint import NOTE_BYTES_MAX, Checkpoint, log_of, parse_checkpoint, parse_note, verify_checkpoint
+from audit.cosignature import Cosignature, cosignatures_of
 from audit.errors import DataError, IsthmusError, UsageError, VerificationError
-from audit.merkle import HASH_BYTES, PROOF_HASHES_MAX, TREE_SIZE_MAX, Frontier, inclusion_proof, leaf_hash, verify_inclusion
+from audit.merkle import HASH_BYTES, PROOF_HASHES_MAX, TREE_SIZE_MAX, TreeHashes, leaf_hash, verify_inclusion
 from audit.record import CHECKPOINT_FILE, LINE_BYTES_MAX, Json, parse_entry, read_lines
 from audit.signing import VerifierKey
 
@@ -76,6 +77,7 @@ class ProvenEntry:
     entry: dict[str, Json]
     checkpoint: Checkpoint
     key: VerifierKey
+    cosignatures: tuple[Cosignature, ...] = ()
 
 
 def _malformed(reason: str) -> ProofUnusable:
@@ -129,11 +131,14 @@ def parse_proof(data: bytes) -> Proof:
     return proof
 
 
-def check_proof(proof: Proof, *, key: VerifierKey, entry: bytes | None = None) -> ProvenEntry:
+def check_proof(
+    proof: Proof, *, key: VerifierKey, witnesses: Iterable[VerifierKey] = (), entry: bytes | None = None
+) -> ProvenEntry:
     """The entry, when ``key`` signed the checkpoint and the path leads from the entry to it.
 
     Args:
         key: whose log it must be; trusted by the caller.
+        witnesses: whose cosignatures must hold where there are any; others are ignored.
         entry: the entry's bytes without a newline; None: those that the proof itself brings.
 
     Raises:
@@ -156,40 +161,7 @@ def check_proof(proof: Proof, *, key: VerifierKey, entry: bytes | None = None) -
             f"it says to be entry {fields['seq']} of {fields['log']!r}, not entry {proof.index} of {log_of(checkpoint.origin)!r}"
         )
         raise VerificationError("proof.other_entry", f"The entry is in the log, but {reason}.")
-    return ProvenEntry(data, fields, checkpoint, key)
-
-
-def subtree_heads(leaves: Iterable[bytes], ranges: Iterable[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
-    """Tree heads over ``[first, last)`` of the leaf hashes, for disjoint ranges, in one pass.
-
-    Ranges that the leaves end before are left out.
-    """
-    waiting = sorted(ranges, reverse=True)
-    heads: dict[tuple[int, int], bytes] = {}
-    growing = Frontier()
-    for index, leaf in enumerate(leaves):
-        if waiting and index >= waiting[-1][0]:
-            growing.append_hash(leaf)
-            if index + 1 == waiting[-1][1]:
-                heads[waiting.pop()] = growing.root()
-                growing = Frontier()
-    return heads
-
-
-def path_ranges(index: int, size: int) -> list[tuple[int, int]]:
-    """The ranges ``[first, last)`` of the subtrees on the inclusion path, from the leaf upwards.
-
-    Raises:
-        UsageError: ``merkle.range``.
-    """
-    asked: list[tuple[int, int]] = []
-
-    def note_range(first: int, last: int) -> bytes:
-        asked.append((first, last))
-        return b""
-
-    inclusion_proof(index, size, note_range)
-    return asked[::-1]
+    return ProvenEntry(data, fields, checkpoint, key, tuple(cosignatures_of(parse_note(proof.note), witnesses)))
 
 
 def prove(log: Path, index: int) -> Proof:
@@ -207,32 +179,34 @@ def prove(log: Path, index: int) -> Proof:
             f"The latest checkpoint covers the entries 0 to {checkpoint.size - 1}; there is no entry {index} among them.",
             remedy="Give a smaller number, or wait for the next checkpoint: it is signed at the end of every step.",
         )
-    ranges = path_ranges(index, checkpoint.size)
-    found: list[bytes] = []
-    whole = Frontier()
+    with contextlib.closing(TreeHashes()) as tree:
+        entry = _grow(tree, log, index, checkpoint.size)
+        if tree.size != checkpoint.size or tree.root() != checkpoint.root:
+            raise VerificationError(
+                "proof.log_altered",
+                f"The first {checkpoint.size} entries of {log} are not those that were signed.",
+                remedy="Run `isthmus-audit verify` on it: it says from which entry on.",
+            )
+        return Proof(index, tuple(tree.inclusion(index)), note, entry)
 
-    def leaves() -> Iterable[bytes]:
+
+def _grow(tree: TreeHashes, log: Path, index: int, size: int) -> bytes:
+    """Append the log's first ``size`` entries, or as many as there are, and return the bytes of entry ``index``."""
+    found = b""
+    try:
         with log.open("rb") as stream:
             for line in read_lines(stream):
-                if not line.complete or whole.size == checkpoint.size:
-                    return
-                if whole.size == index:
-                    found.append(line.data)
-                yield whole.append(line.data)
-
-    try:
-        heads = subtree_heads(leaves(), ranges)
+                if not line.complete or tree.size == size:
+                    break
+                if tree.size == index:
+                    found = line.data
+                tree.append(line.data)
     except OSError as error:
-        raise ProofUnusable("proof.unreadable", f"{log} cannot be read: {error.strerror}.") from None
+        remedy = "Give this user the right to read it, and room for a temporary file."
+        raise ProofUnusable("proof.unreadable", f"{log} cannot be read: {error.strerror}.", remedy=remedy) from None
     except DataError as error:
         raise ProofUnusable(error.code, f"{log}: {error.message}", remedy=error.remedy) from None
-    if whole.size != checkpoint.size or whole.root() != checkpoint.root:
-        raise VerificationError(
-            "proof.log_altered",
-            f"The first {checkpoint.size} entries of {log} are not those that were signed.",
-            remedy="Run `isthmus-audit verify` on it: it says from which entry on.",
-        )
-    return Proof(index, tuple(heads[place] for place in ranges), note, found[0])
+    return found
 
 
 def _latest_checkpoint(folder: Path) -> tuple[bytes, Checkpoint]:

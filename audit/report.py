@@ -11,19 +11,21 @@ far the rest is confirmed.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from audit import wording
-from audit.checkpoint import NOTE_BYTES_MAX, origin_of, parse_note
-from audit.errors import DataError, IsthmusError
+from audit.checkpoint import NOTE_BYTES_MAX, Note, log_of, origin_of, parse_note
+from audit.cosignature import cosigned_at, verify_cosignature
+from audit.errors import DataError, IsthmusError, VerificationError
 from audit.ledger import LogRejected
 from audit.partner import read_partner
 from audit.reading import LogSeen, read_log
 from audit.record import CHECKPOINT_FILE
 from audit.report_jobs import JobPage, job_pages
+from audit.signing import VerifierKey
 from audit.verify import STEPS, LogSource, StepResult, VerifiedLogs, locate, verify_logs
 
 Confirmed = Literal["all", "entries", "nothing"]
@@ -98,6 +100,12 @@ class Page:
     does_not_prove: list[str] = field(default_factory=lambda: list(wording.DOES_NOT_PROVE))
     trust: str = wording.MODEL_OF_TRUST
 
+    @property
+    def tally(self) -> str:
+        """How many checks ended how, in words."""
+        words = [check.word for check in self.checks]
+        return ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
+
 
 def make_page(
     logs: Sequence[Path],
@@ -144,7 +152,7 @@ def make_page(
         missing=[point.text for point in verified.open_points] if verified else [],
         checks=_checks(results),
         jobs=job_pages(seen, prefix=job, approvals=_state(results, 4)),
-        logs=[_log_page(source, log, _fingerprints(partners)) for source, log in read],
+        logs=[_log_page(source, log, _fingerprints(partners), verified) for source, log in read],
     )
 
 
@@ -203,7 +211,7 @@ def _fingerprints(partners: Sequence[Path]) -> dict[str, str]:
     return found
 
 
-def _log_page(source: LogSource, seen: LogSeen, fingerprints: dict[str, str]) -> LogPage:
+def _log_page(source: LogSource, seen: LogSeen, fingerprints: dict[str, str], verified: VerifiedLogs | None) -> LogPage:
     return LogPage(
         name=source.name,
         key=str(source.key) if source.key else "",
@@ -214,7 +222,7 @@ def _log_page(source: LogSource, seen: LogSeen, fingerprints: dict[str, str]) ->
         root=seen.root.hex(),
         first_time=seen.first_time,
         last_time=seen.last_time,
-        witnesses=_witnesses(source),
+        witnesses=_witnesses(source, verified.trust.keys if verified else {}),
         software=seen.software,
         policy=[(name.replace("_", " "), str(value)) for name, value in seen.policy.items()],
         refusals=seen.refusals,
@@ -222,11 +230,23 @@ def _log_page(source: LogSource, seen: LogSeen, fingerprints: dict[str, str]) ->
     )
 
 
-def _witnesses(source: LogSource) -> list[str]:
-    """Who, besides the owner, has put a line under the latest checkpoint."""
+def _witnesses(source: LogSource, keys: Mapping[str, VerifierKey]) -> list[str]:
+    """Who, besides the owner, has put a line under the latest checkpoint, and when or why that says nothing."""
     try:
         with (source.folder / CHECKPOINT_FILE).open("rb") as file:
             note = parse_note(file.read(NOTE_BYTES_MAX + 1))
     except (OSError, IsthmusError):
         return []
-    return sorted({line.name for line in note.signatures} - {origin_of(source.name)})
+    return [
+        _witness(note, name, keys.get(log_of(name)))
+        for name in sorted({s.name for s in note.signatures} - {origin_of(source.name)})
+    ]
+
+
+def _witness(note: Note, name: str, key: VerifierKey | None) -> str:
+    if key is None or key.name != name:
+        return f"{log_of(name)} (no key to check it with)"
+    try:
+        return f"{log_of(name)}, {cosigned_at(verify_cosignature(note, key))}"
+    except VerificationError:
+        return f"{log_of(name)} (its line does not hold)"

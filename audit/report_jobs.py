@@ -92,6 +92,7 @@ class JobPage:
     told_by: list[str]
     parties: list[PartyPage]
     terms: list[tuple[str, str]]
+    small_keys: bool
     approvals: list[ApprovalPage]
     learners: list[Learner]
     left_out: int
@@ -137,6 +138,7 @@ def _job_page(name: str, logs: Sequence[LogSeen], approvals: str) -> JobPage:
         told_by=list(jobs),
         parties=_parties(spec, jobs),
         terms=wording.terms(spec) if spec else [],
+        small_keys=spec is not None and spec.model.key_bits < wording.KEY_BITS_SOUND,
         approvals=_approvals(jobs, approvals),
         learners=_learners(told, spec),
         left_out=sum(job.disclosures_left_out for job in jobs.values()),

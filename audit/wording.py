@@ -13,6 +13,9 @@ from typing import Literal
 from audit.spec import JobSpec
 
 PROTOCOL, SPEC = "protocols.md: ", "spec: "
+KEY_BITS_SOUND = 2048
+"""Keys with fewer bits are for tests alone."""
+
 Verdict = Literal["good", "open", "bad", "unusable"]
 
 VERDICTS: dict[int, tuple[Verdict, str, str]] = {
@@ -78,7 +81,12 @@ def learned(what: str, *, by: str, to: str, count: int, values: Sequence[str]) -
 
 def _said(values: Sequence[str]) -> str:
     """The values themselves where the log gives them, after a colon.  Repeated attempts may have given several."""
-    return f": {', then '.join(values)}" if values else ""
+    return f": {', then '.join(figure(value) for value in values)}" if values else ""
+
+
+def figure(text: str) -> str:
+    """A whole number with thousands set apart; any other text as it is."""
+    return f"{int(text):,}" if text.isascii() and text.isdigit() and len(text) < 19 else text
 
 
 def _rows(by: str, to: str, count: int, values: Sequence[str]) -> str:
@@ -86,7 +94,8 @@ def _rows(by: str, to: str, count: int, values: Sequence[str]) -> str:
     for value in values:
         match parsed(value):
             case [shared, train, holdout]:
-                shown.append(f"{shared} shared, {train} to train on, {holdout} held out to test the model")
+                numbers = [figure(str(part)) for part in (shared, train, holdout)]
+                shown.append("{} shared, {} to train on, {} to test with".format(*numbers))
     return "How many customers both share, and how many of them serve for training and for testing" + _said(shown) + "."
 
 
@@ -144,7 +153,7 @@ def allowed(clause: str, spec: JobSpec | None) -> tuple[str, bool | None]:
     """Why it was allowed, and whether the approved job can be seen to allow it (None: cannot be told from here)."""
     if clause.startswith(PROTOCOL):
         row = clause.removeprefix(PROTOCOL)
-        return f"Part of every job of this kind (the protocol’s fixed list: {row}), accepted by approving the job.", True
+        return f"In the protocol’s fixed list ({row}), which approving the job accepts.", True
     if clause.startswith(SPEC):
         setting = clause.removeprefix(SPEC)
         section, _, name = setting.partition(".")
