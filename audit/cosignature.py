@@ -18,6 +18,7 @@ line is taken for the other kind.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import struct
 from collections.abc import Iterable
@@ -44,6 +45,26 @@ class Cosignature:
 def cosigner_id(key: VerifierKey) -> bytes:
     """The four bytes that tell whose cosignature a line is (C2SP tlog-cosignature, "Format")."""
     return hashlib.sha256(key.name.encode() + b"\n" + ALGORITHM_COSIGNATURE + key.public).digest()[:4]
+
+
+def parse_cosigner(text: str) -> VerifierKey:
+    """A cosigner's key: ``name+<key id>+base64(0x04 || key)`` (C2SP tlog-cosignature), or a log key, whose owner cosigns with it.
+
+    Raises:
+        VerificationError: ``audit.bad_key``.
+    """
+    name, _, rest = text.partition("+")
+    identifier, _, encoded = rest.partition("+")
+    try:
+        data = base64.b64decode(encoded.encode("ascii"), validate=True)
+    except ValueError:
+        data = b""
+    if data[:1] != ALGORITHM_COSIGNATURE:
+        return VerifierKey.parse(text)
+    key = VerifierKey(name, data[1:])
+    if cosigner_id(key).hex() != identifier or base64.b64encode(data).decode() != encoded:
+        raise VerificationError("audit.bad_key", f"The cosigner key of {name!r} does not match its own hash.")
+    return key
 
 
 def _message(text: str, time: int) -> bytes:

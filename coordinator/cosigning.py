@@ -50,6 +50,7 @@ class Cosigning:
         self._log, self._witness, self._partners, self._attached = log, witness, partners, attached
         self._on_refused = refused
         self._known: dict[str, int] = {}
+        self._asked: dict[str, tuple[int, int]] = {}
         self._pairs: set[frozenset[str]] = set()
         self._latest = ""
         self.refused: dict[str, Refused] = {}
@@ -72,6 +73,7 @@ class Cosigning:
         size, old = size_of(self._latest.encode()), self._known.get(party, 0)
         if old > size:
             old = 0
+        self._asked[party] = (old, size)
         proof = [value.hex() for value in self._log.consistency(old, size)]
         body = control_pb2.Checkpoint(log=self._log.name, witness=party, note=self._latest, old_size=old, proof=proof)
         self._attached[party].send(checkpoint=body)
@@ -135,9 +137,9 @@ class Cosigning:
         if body.code:
             _log.error("%s refuses to cosign this log [%s]: was the state folder restored from a copy?", party, body.code)
             return
-        again = not body.line and self._known.get(party) != body.size
         if body.line:
             self._log.add_cosignature(body.size, body.line + "\n", self._partners[party].log_key)
         self._known[party] = body.size
-        if again:
+        # The proof began elsewhere: once more from where it should, but never the same question twice.
+        if not body.line and self._latest and self._asked.get(party) != (body.size, size_of(self._latest.encode())):
             self.offer(party)

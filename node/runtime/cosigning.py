@@ -49,6 +49,7 @@ class CosignedLog:
         self._report, self._notify = report, notify
         self._witnesses = [coordinator]
         self._known: dict[str, int] = {}
+        self._asked: dict[str, tuple[int, int]] = {}
         self._latest = ""
         self._lock = threading.Lock()
         self.refused: dict[str, Refused] = {}
@@ -85,6 +86,8 @@ class CosignedLog:
         size, old = size_of(note.encode()), self._known.get(witness, 0)
         if old > size:  # a log shorter than what was cosigned: let the witness say so, with both checkpoints
             old = 0
+        with self._lock:
+            self._asked[witness] = (old, size)
         proof = [value.hex() for value in self._log_writer.consistency(old, size)]
         body = control_pb2.Checkpoint(log=self._log_writer.name, witness=witness, note=note, old_size=old, proof=proof)
         self._report(control_pb2.Report(checkpoint=body))
@@ -109,10 +112,11 @@ class CosignedLog:
         if answer.line:
             self._log_writer.add_cosignature(answer.size, answer.line + "\n", partner.log_key)
         with self._lock:
-            again = not answer.line and self._known.get(answer.witness) != answer.size
             self._known[answer.witness] = answer.size
             note = self._latest
-        if again and note:
+            asked = self._asked.get(answer.witness)
+        # The proof began elsewhere: once more from where it should, but never the same question twice.
+        if not answer.line and note and asked != (answer.size, size_of(note.encode())):
             self._send(note, answer.witness)
 
     # -- as the witness

@@ -48,7 +48,7 @@ def note(hashes: TreeHashes, key: SigningKey = BANK) -> bytes:
     return sign_checkpoint(Checkpoint(key.name, hashes.size, hashes.root()), key).encode()
 
 
-# ---- the format ------------------------------------------------------------------------------------------------------------------
+# ---- the format ----------------------------------------------------------------------
 
 
 def test_a_cosignature_is_what_the_format_says() -> None:
@@ -68,8 +68,10 @@ def test_the_published_example_parses_and_its_key_id_is_told_apart() -> None:
     """The note of C2SP tlog-cosignature: a log's signature and a witness's; its keys are not published, its form is."""
     published = (
         "example.com/behind-the-sofa\n20852163\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n\n"
-        "— example.com/behind-the-sofa Az3grlgtzPICa5OS8npVmf1Myq/5IZniMp+ZJurmRDeOoRDe4URYN7u5/Zhcyv2q1gGzGku9nTo+zyWE+xeMcTOAYQ8=\n"
-        "— witness.example.com/w1 jWbPPwAAAABkGFDLEZMHwSRaJNiIDoe9DYn/zXcrtPHeolMI5OWXEhZCB9dlrDJsX3b2oyin1nPZqhf5nNo0xUe+mbIUBkBIfZ+qnA==\n"
+        "— example.com/behind-the-sofa "
+        "Az3grlgtzPICa5OS8npVmf1Myq/5IZniMp+ZJurmRDeOoRDe4URYN7u5/Zhcyv2q1gGzGku9nTo+zyWE+xeMcTOAYQ8=\n"
+        "— witness.example.com/w1 "
+        "jWbPPwAAAABkGFDLEZMHwSRaJNiIDoe9DYn/zXcrtPHeolMI5OWXEhZCB9dlrDJsX3b2oyin1nPZqhf5nNo0xUe+mbIUBkBIfZ+qnA==\n"
     )
     log, witness = parse_note(published.encode()).signatures
     assert (len(log.signature), len(witness.signature)) == (64, 72)
@@ -117,7 +119,7 @@ def test_a_changed_time_breaks_a_cosignature() -> None:
     assert caught.value.code == "audit.bad_signature"
 
 
-# ---- the tree that proves ---------------------------------------------------------------------------------------------------------
+# ---- the tree that proves ----------------------------------------------------------------------
 
 
 def _head(leaves: list[bytes]) -> bytes:
@@ -158,7 +160,7 @@ def test_many_leaves_cross_the_buffer_and_a_subtree_that_is_not_there_is_refused
     assert caught.value.code == "merkle.range"
 
 
-# ---- the witness ------------------------------------------------------------------------------------------------------------------
+# ---- the witness ----------------------------------------------------------------------
 
 
 def test_a_log_that_grows_is_cosigned_each_time(witness: Witness, tmp_path: Path) -> None:
@@ -262,7 +264,7 @@ def test_a_damaged_memory_cosigns_nothing(witness: Witness, tmp_path: Path) -> N
     assert caught.value.code == "witness.unreadable"
 
 
-# ---- the log that is cosigned -------------------------------------------------------------------------------------------------------
+# ---- the log that is cosigned ----------------------------------------------------------------------
 
 
 def test_a_log_proves_itself_and_keeps_cosignatures(tmp_path: Path) -> None:
