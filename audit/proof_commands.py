@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from audit.checkpoint import log_of
 from audit.console import emit
 from audit.cosignature import cosigned_at
 from audit.errors import UsageError, VerificationError
-from audit.policy import load_trust
+from audit.policy import Trust, load_trust
 from audit.proofs import PROOF_BYTES_MAX, PROOF_SUFFIX, Proof, ProofUnusable, ProvenEntry, check_proof, parse_proof, prove
 from audit.record import FRAME_FIELDS, LINE_BYTES_MAX, write_atomic
 from audit.signing import VerifierKey
@@ -73,7 +74,7 @@ def check_proof_command(
     """Check a proof made by prove, and print the entry that it proves.
 
     The log's key must come from its owner: in a policy file, a partner file, or as it is.  A proof checked under a key that came
-    with it would prove nothing.
+    with it would prove nothing.  Cosignatures of witnesses whose keys are given too must hold, as many as the policy's quorum.
 
     \b
     Exit codes: 0 it holds; 1 it does not; 3 unusable input.
@@ -84,8 +85,10 @@ def check_proof_command(
     """
     proof = parse_proof(_read(proof_file, PROOF_BYTES_MAX))
     entry = None if entry_file is None else _read(entry_file, LINE_BYTES_MAX + 1).removesuffix(b"\n")
-    key, witnesses = _trusted_keys(proof, policy, partners, key_text)
-    proven = check_proof(proof, key=key, witnesses=witnesses, entry=entry)
+    trust = _trust(proof, policy, partners, key_text)
+    name = log_of(proof.checkpoint.origin)
+    witnesses = trust.witnesses(name).values()
+    proven = check_proof(proof, key=trust.keys[name], witnesses=witnesses, quorum=trust.quorum or 0, entry=entry)
     emit(_proven_data(proof, proven), as_json=as_json, human=lambda console: _print(console, proof, proven))
     return 0
 
@@ -100,12 +103,10 @@ def _read(path: Path, most: int) -> bytes:
         ) from None
 
 
-def _trusted_keys(
-    proof: Proof, policy: Path | None, partners: Sequence[Path], key_text: str | None
-) -> tuple[VerifierKey, list[VerifierKey]]:
-    """The key that the checkpoint must be signed with, and those of others, who may have cosigned it."""
-    name = log_of(proof.checkpoint.origin)
-    keys = dict(load_trust(policy, partners).keys)
+def _trust(proof: Proof, policy: Path | None, partners: Sequence[Path], key_text: str | None) -> Trust:
+    """Whose keys are trusted; the proof's log is among them."""
+    trust = load_trust(policy, partners)
+    keys = dict(trust.keys)
     if key_text is not None:
         try:
             given = VerifierKey.parse(key_text)
@@ -123,13 +124,14 @@ def _trusted_keys(
             "Without the log's key a proof proves nothing: anyone could have made it.",
             remedy="Give --partner, --policy or --key, with the key that the log's owner gave you.",
         )
+    name = log_of(proof.checkpoint.origin)
     if name not in keys:
         raise UsageError(
             "proof.log_unknown",
             f"The proof is of the log {name!r}, and the keys given are of {', '.join(sorted(keys))}.",
             remedy="Give that log's key too.",
         )
-    return keys.pop(name), list(keys.values())
+    return replace(trust, keys=keys)
 
 
 def _proven_data(proof: Proof, proven: ProvenEntry) -> dict[str, Any]:

@@ -132,18 +132,19 @@ def parse_proof(data: bytes) -> Proof:
 
 
 def check_proof(
-    proof: Proof, *, key: VerifierKey, witnesses: Iterable[VerifierKey] = (), entry: bytes | None = None
+    proof: Proof, *, key: VerifierKey, witnesses: Iterable[VerifierKey] = (), quorum: int = 0, entry: bytes | None = None
 ) -> ProvenEntry:
     """The entry, when ``key`` signed the checkpoint and the path leads from the entry to it.
 
     Args:
         key: whose log it must be; trusted by the caller.
         witnesses: whose cosignatures must hold where there are any; others are ignored.
+        quorum: how many witnesses must have cosigned.
         entry: the entry's bytes without a newline; None: those that the proof itself brings.
 
     Raises:
         VerificationError: ``audit.not_signed``, ``audit.bad_signature``, ``audit.wrong_origin``, ``merkle.inclusion``,
-        ``proof.other_entry`` (the entry does not say to be of this log and place): the proof does not hold.
+        ``proof.quorum``, ``proof.other_entry`` (the entry does not say to be of this log and place): the proof does not hold.
         ProofUnusable: ``proof.no_entry``, ``proof.entry_unreadable`` (in the log, but no entry that this version can read).
     """
     data = proof.extra if entry is None else entry
@@ -151,6 +152,10 @@ def check_proof(
         raise ProofUnusable("proof.no_entry", "The proof does not bring its entry.", remedy="Give the entry with --entry.")
     checkpoint = verify_checkpoint(proof.note, key)
     verify_inclusion(index=proof.index, size=checkpoint.size, leaf=leaf_hash(data), proof=proof.path, root=checkpoint.root)
+    cosignatures = cosignatures_of(parse_note(proof.note), witnesses)
+    if len(cosignatures) < quorum:
+        reason = f"The checkpoint has {len(cosignatures)} cosignatures of the {quorum} that are asked for."
+        raise VerificationError("proof.quorum", reason, remedy="Make the proof again once the witnesses have cosigned.")
     try:
         fields = parse_entry(data)
     except DataError as error:
@@ -161,7 +166,7 @@ def check_proof(
             f"it says to be entry {fields['seq']} of {fields['log']!r}, not entry {proof.index} of {log_of(checkpoint.origin)!r}"
         )
         raise VerificationError("proof.other_entry", f"The entry is in the log, but {reason}.")
-    return ProvenEntry(data, fields, checkpoint, key, tuple(cosignatures_of(parse_note(proof.note), witnesses)))
+    return ProvenEntry(data, fields, checkpoint, key, tuple(cosignatures))
 
 
 def prove(log: Path, index: int) -> Proof:

@@ -11,7 +11,7 @@ far the rest is confirmed.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -151,7 +151,7 @@ def make_page(
         failure=_failure(failed) if failed else None,
         missing=[point.text for point in verified.open_points] if verified else [],
         checks=_checks(results),
-        jobs=job_pages(seen, prefix=job, approvals=_state(results, 4)),
+        jobs=job_pages(seen, facts=verified.jobs if verified else (), prefix=job, approvals=_state(results, 4)),
         logs=[_log_page(source, log, _fingerprints(partners), verified) for source, log in read],
     )
 
@@ -222,7 +222,7 @@ def _log_page(source: LogSource, seen: LogSeen, fingerprints: dict[str, str], ve
         root=seen.root.hex(),
         first_time=seen.first_time,
         last_time=seen.last_time,
-        witnesses=_witnesses(source, verified.trust.keys if verified else {}),
+        witnesses=_witnesses(source, list(verified.trust.witnesses(source.name).values()) if verified else []),
         software=seen.software,
         policy=[(name.replace("_", " "), str(value)) for name, value in seen.policy.items()],
         refusals=seen.refusals,
@@ -230,22 +230,20 @@ def _log_page(source: LogSource, seen: LogSeen, fingerprints: dict[str, str], ve
     )
 
 
-def _witnesses(source: LogSource, keys: Mapping[str, VerifierKey]) -> list[str]:
-    """Who, besides the owner, has put a line under the latest checkpoint, and when or why that says nothing."""
+def _witnesses(source: LogSource, keys: Sequence[VerifierKey]) -> list[str]:
+    """Who, besides the owner, has put a line under the latest checkpoint, and when; or why that says nothing."""
     try:
         with (source.folder / CHECKPOINT_FILE).open("rb") as file:
             note = parse_note(file.read(NOTE_BYTES_MAX + 1))
     except (OSError, IsthmusError):
         return []
-    return [
-        _witness(note, name, keys.get(log_of(name)))
-        for name in sorted({s.name for s in note.signatures} - {origin_of(source.name)})
-    ]
+    names = sorted({line.name for line in note.signatures} - {origin_of(source.name)})
+    return [_witness(note, name, next((key for key in keys if key.name == name), None)) for name in names]
 
 
 def _witness(note: Note, name: str, key: VerifierKey | None) -> str:
-    if key is None or key.name != name:
-        return f"{log_of(name)} (no key to check it with)"
+    if key is None:
+        return f"{log_of(name)} (not checked: its key was not given)"
     try:
         return f"{log_of(name)}, {cosigned_at(verify_cosignature(note, key))}"
     except VerificationError:

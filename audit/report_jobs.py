@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from audit import wording
+from audit.facts import DisclosureFact, JobFacts
 from audit.ledger import ENDED, AttemptKey
 from audit.reading import ApprovalSeen, AttemptSeen, DisclosureKey, DisclosureSeen, JobSeen, LogSeen
 from audit.spec import JobSpec
@@ -109,18 +110,20 @@ class JobPage:
         return sum(line.lawful is False for learner in self.learners for line in learner.lines)
 
 
-def job_pages(logs: Sequence[LogSeen], *, prefix: str = "", approvals: str) -> list[JobPage]:
+def job_pages(logs: Sequence[LogSeen], *, facts: Sequence[JobFacts] = (), prefix: str = "", approvals: str) -> list[JobPage]:
     """Every job in the logs whose hash begins with ``prefix``, by the time at which it first appears.
 
     Args:
+        facts: what the verification found out beyond what single entries say.
         approvals: what came of the check of approvals: the state of that step.
     """
     names = {name for log in logs for name in log.jobs if name.startswith(prefix)}
-    pages = [_job_page(name, [log for log in logs if name in log.jobs], approvals) for name in names]
+    known = {found.job: found for found in facts}
+    pages = [_job_page(name, [log for log in logs if name in log.jobs], known.get(name), approvals) for name in names]
     return sorted(pages, key=lambda page: (page.begun, page.job))
 
 
-def _job_page(name: str, logs: Sequence[LogSeen], approvals: str) -> JobPage:
+def _job_page(name: str, logs: Sequence[LogSeen], facts: JobFacts | None, approvals: str) -> JobPage:
     jobs = {log.name: log.jobs[name] for log in logs}
     spec = next((job.spec for job in jobs.values() if job.spec is not None), None)
     told = _disclosed(jobs)
@@ -140,7 +143,7 @@ def _job_page(name: str, logs: Sequence[LogSeen], approvals: str) -> JobPage:
         terms=wording.terms(spec) if spec else [],
         small_keys=spec is not None and spec.model.key_bits < wording.KEY_BITS_SOUND,
         approvals=_approvals(jobs, approvals),
-        learners=_learners(told, spec),
+        learners=_learners(told, [item for item in facts.disclosures if not item.listed] if facts else [], spec),
         left_out=sum(job.disclosures_left_out for job in jobs.values()),
         steps=steps,
     )
@@ -211,20 +214,30 @@ def _disclosed(jobs: dict[str, JobSeen]) -> dict[DisclosureKey, DisclosureSeen]:
     return found
 
 
-def _learners(told: dict[DisclosureKey, DisclosureSeen], spec: JobSpec | None) -> list[Learner]:
+def _learners(told: dict[DisclosureKey, DisclosureSeen], unlisted: Sequence[DisclosureFact], spec: JobSpec | None) -> list[Learner]:
     order = [spec.label_holder.name, spec.feature_holder.name, spec.coordinator] if spec else []
-    names = [*order, *sorted({key.to for key in told} - set(order))]
-    return [Learner(name, _part(spec, name), _lines(told, name, spec)) for name in names]
+    named = {key.to for key in told} | {item.to for item in unlisted}
+    lines = [(key.to, _line(key, seen, spec)) for key, seen in told.items()]
+    lines += [(item.to, _line_unlisted(item, spec)) for item in unlisted]
+    return [
+        Learner(name, _part(spec, name), [line for to, line in lines if to == name])
+        for name in [*order, *sorted(named - set(order))]
+    ]
 
 
-def _lines(told: dict[DisclosureKey, DisclosureSeen], name: str, spec: JobSpec | None) -> list[LearnedLine]:
-    lines = []
-    for key, seen in told.items():
-        if key.to == name:
-            sentence = wording.learned(key.what, by=key.by, to=key.to, count=seen.count, values=seen.values)
-            why, lawful = wording.allowed(key.clause, spec)
-            lines.append(LearnedLine(key.by, key.what, sentence, seen.count, key.clause, why, lawful))
-    return lines
+def _line(key: DisclosureKey, seen: DisclosureSeen, spec: JobSpec | None) -> LearnedLine:
+    sentence = wording.learned(key.what, by=key.by, to=key.to, count=seen.count, values=seen.values)
+    why, lawful = wording.allowed(key.clause, spec)
+    return LearnedLine(key.by, key.what, sentence, seen.count, key.clause, why, lawful)
+
+
+def _line_unlisted(item: DisclosureFact, spec: JobSpec | None) -> LearnedLine:
+    """What messages carried in an attempt that a crash cut before its giver could list it."""
+    values = [item.value] if item.value else []
+    sentence = wording.learned(item.what, by=item.by, to=item.to, count=item.count, values=values)
+    key = AttemptKey(item.step, item.round, item.attempt)
+    why, lawful = wording.allowed(item.clause, spec)
+    return LearnedLine(item.by, item.what, f"{sentence} {wording.UNLISTED} ({key})", item.count, item.clause, why, lawful)
 
 
 # ---- the timeline ----------------------------------------------------------------------------------------------------------------

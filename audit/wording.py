@@ -149,6 +149,9 @@ _SENTENCES: dict[str, Callable[[str, str, int, Sequence[str]], str]] = {
 }  # fmt: skip
 
 
+UNLISTED = "Not in the giver’s own list: the step was cut before it could be written, and the messages had gone."
+
+
 def allowed(clause: str, spec: JobSpec | None) -> tuple[str, bool | None]:
     """Why it was allowed, and whether the approved job can be seen to allow it (None: cannot be told from here)."""
     if clause.startswith(PROTOCOL):
