@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 
 from audit.checkpoint import log_of
-from audit.console import emit
+from audit.console import emit, visible
 from audit.cosignature import cosigned_at
 from audit.errors import UsageError, VerificationError
 from audit.policy import Trust, load_trust
@@ -157,8 +157,3 @@ def _print(console: Console, proof: Proof, proven: ProvenEntry) -> None:
     for field, value in {**frame, **own}.items():
         if value != "" and not (field in ("attempt", "round") and value == 0):
             console.print(f"  {visible(field)}: {visible(value if isinstance(value, str) else json.dumps(value))}")
-
-
-def visible(text: str) -> str:
-    """Text out of a log, harmless on a terminal: whatever is not printable is written as its code."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 import jinja2
 from markupsafe import Markup
 
+from audit.console import visible
 from audit.report import Page
 
 TEMPLATE, STYLE = "report.html", "report.css"
@@ -24,6 +25,7 @@ def render(page: Page) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("audit"),
         autoescape=True,
+        finalize=_shown,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -33,6 +35,11 @@ def render(page: Page) -> str:
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     # The style sheet is a file of this package: the one piece of the page that is not escaped.
     return environment.get_template(TEMPLATE).render(page=page, style=Markup(style), style_digest=digest)
+
+
+def _shown(value: object) -> object:
+    """Every text of the page: no control character or change of direction gets through; markup is the style sheet alone."""
+    return visible(" ".join(value.split())) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def number(value: int) -> str:

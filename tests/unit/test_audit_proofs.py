@@ -14,11 +14,10 @@ import pytest
 
 from audit.checkpoint import Checkpoint, parse_note, sign_checkpoint
 from audit.cli import cli
-from audit.console import run
+from audit.console import run, visible
 from audit.cosignature import cosign
 from audit.errors import VerificationError
 from audit.merkle import verify_inclusion
-from audit.proof_commands import visible
 from audit.proofs import PROOF_BYTES_MAX, Proof, ProofUnusable, parse_proof, prove
 from audit.record import CHECKPOINT_FILE, LOG_FILE, LogWriter
 from audit.signing import SigningKey

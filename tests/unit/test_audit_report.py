@@ -193,6 +193,13 @@ def test_what_logs_say_is_text_and_never_markup(page: Page, parsed: Parsed) -> N
     assert not {tag for tag, _ in parsed.tags} & {"b", "i"}
 
 
+def test_no_text_turns_what_follows_around(tmp_path: Path) -> None:
+    folders = write(tmp_path / "world", story(by="Ada \u202eknab eht fo\x07"))
+    text = render(make_page(every(folders), policy=policy(tmp_path), made=MADE, made_by="0.1.0"))
+    assert "Ada \\u202eknab eht fo\\x07" in text
+    assert "\u202e" not in text
+
+
 def test_it_can_be_read_by_everyone(parsed: Parsed) -> None:
     assert parsed.of("html") == [{"lang": "en"}]
     levels = [int(tag[1]) for tag, _ in parsed.tags if re.fullmatch(r"h[1-6]", tag)]
@@ -383,6 +390,8 @@ def test_the_exit_code_is_that_of_verify_and_there_is_always_a_page(verdict: str
         assert "not reached" in {check["word"] for check in told["checks"]}
         sure = "The logs are what their owners signed" if fault["step"] > 3 else "Nothing below is confirmed"
         assert sure in page.text
+        tag = "see the fault above" if fault["step"] > 3 else "not confirmed"
+        assert page.text.count(tag) >= len(told["jobs"]) + len(told["logs"])
     else:
         assert told["failure"] is None
         assert [point["text"] for point in verified["open"]] == told["missing"]
