@@ -39,7 +39,7 @@ def render(page: Page) -> str:
 
 def _shown(value: object) -> object:
     """Every text of the page: no control character or change of direction gets through; markup is the style sheet alone."""
-    return visible(" ".join(value.split())) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return visible(value.replace("\n", " ")) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def number(value: int) -> str:

@@ -160,12 +160,13 @@ def allowed(clause: str, spec: JobSpec | None) -> tuple[str, bool | None]:
     if clause.startswith(SPEC):
         setting = clause.removeprefix(SPEC)
         section, _, name = setting.partition(".")
+        plain = name.replace("_", " ") if section == "disclose" else setting
         if spec is None:
-            return f"The job’s setting {setting}, which the log given here does not show.", None
+            return f"The job’s setting “{plain}”, which the logs given do not show.", None
         given = getattr(spec.disclose, name, None) if section == "disclose" else None
         if given is True:
-            return f"The approved job says so: {setting} = true.", True
-        return f"The log names the job’s setting {setting}, but the approved job does not allow it.", False
+            return f"The approved job says so: “{plain}” is yes.", True
+        return f"The log names the job’s setting “{plain}”, but the approved job does not allow it.", False
     return f"The log names “{clause}”, which this version does not know.", None
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from audit.checkpoint import parse_note
+from audit.checkpoint import parse_note, sign_note
 from audit.cli import cli
 from audit.console import run
 from audit.cosignature import cosign
@@ -443,10 +443,10 @@ def test_a_log_that_is_written_to_meanwhile(world: dict[str, Path], tmp_path: Pa
 def test_who_cosigned(tmp_path: Path) -> None:
     folders = write(tmp_path / "world", audit_world.events())
     path = folders[BANK] / CHECKPOINT_FILE
-    note = path.read_text()
-    for name in (PLATFORM, COORDINATOR):
-        note += cosign(parse_note(path.read_bytes()).text, KEYS[name], time=1_700_000_000)
-    path.write_text(note)
+    text = parse_note(path.read_bytes()).text
+    path.write_text(
+        sign_note(text, KEYS[BANK]) + "".join(cosign(text, KEYS[n], time=1_700_000_000) for n in (PLATFORM, COORDINATOR))
+    )
     page = make_page(every(folders), policy=policy(tmp_path), made=MADE, made_by="0.1.0")
     bank = next(log for log in page.logs if log.name == BANK)
     assert bank.witnesses == ["coordinator, 2023-11-14T22:13:20Z", "platform, 2023-11-14T22:13:20Z"]
