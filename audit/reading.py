@@ -24,6 +24,7 @@ from audit.spec import JobSpec, parse_spec
 Entry = Mapping[str, Json]
 
 JOBS_MAX = 10_000
+COMMITMENTS_MAX = 200
 DISCLOSURES_MAX = 1_000
 VALUES_MAX = 8
 """Distinct values kept of one kind of disclosure: attempts that were repeated give the same or few."""
@@ -69,6 +70,17 @@ class DisclosureSeen:
     values: list[str] = field(default_factory=list)
 
 
+class CommitmentSeen(NamedTuple):
+    """What a party bound itself to before it acted: a digest, and the sizes beside it (0: none)."""
+
+    what: str
+    sha256: str
+    rows: int
+    columns: int
+    bits: int
+    key: AttemptKey
+
+
 @dataclass
 class JobSeen:
     """One job in one log."""
@@ -77,6 +89,7 @@ class JobSeen:
     spec: JobSpec | None = None
     approvals: list[ApprovalSeen] = field(default_factory=list)
     attempts: dict[AttemptKey, AttemptSeen] = field(default_factory=dict)
+    commitments: list[CommitmentSeen] = field(default_factory=list)
     disclosures: dict[DisclosureKey, DisclosureSeen] = field(default_factory=dict)
     disclosures_left_out: int = 0
     states: list[tuple[str, str, str]] = field(default_factory=list)
@@ -142,7 +155,7 @@ def _take(seen: LogSeen, entry: Entry) -> None:
         if text not in seen.software and len(seen.software) < VALUES_MAX:
             seen.software.append(text)
     elif kind == "policy":
-        seen.policy = {field: value for field, value in entry.items() if field in POLICY_FIELDS}
+        seen.policy = {name: entry[name] for name in POLICY_FIELDS if name in entry}
     elif kind == "refusal":
         seen.refusals += 1
     if name := _text(entry, "job"):
@@ -154,7 +167,7 @@ def _take(seen: LogSeen, entry: Entry) -> None:
             _READERS[kind](job, entry, seen.name)
 
 
-POLICY_FIELDS = ("sha256", "minimum_intersection", "key_bits_min", "rounds_max", "bands_max", "small_keys", "retention")
+POLICY_FIELDS = ("minimum_intersection", "key_bits_min", "rounds_max", "bands_max", "retention", "small_keys", "sha256")
 
 
 def _spec(job: JobSeen, entry: Entry, log: str) -> None:
@@ -172,9 +185,18 @@ def _approval(job: JobSeen, entry: Entry, log: str) -> None:
             job.approvals.append(ApprovalSeen(approval, log, _count(entry, "seq"), _text(entry, "time")))
 
 
+def _key(entry: Entry) -> AttemptKey:
+    return AttemptKey(_text(entry, "step"), _count(entry, "round"), _count(entry, "attempt"))
+
+
 def _attempt(job: JobSeen, entry: Entry) -> AttemptSeen:
-    key = AttemptKey(_text(entry, "step"), _count(entry, "round"), _count(entry, "attempt"))
-    return job.attempts.setdefault(key, AttemptSeen(start=_text(entry, "time")))
+    return job.attempts.setdefault(_key(entry), AttemptSeen(start=_text(entry, "time")))
+
+
+def _commitment(job: JobSeen, entry: Entry, log: str) -> None:
+    rows, columns, bits = (_count(entry, name) for name in ("rows", "columns", "bits"))
+    if len(job.commitments) < COMMITMENTS_MAX:
+        job.commitments.append(CommitmentSeen(_text(entry, "what"), _text(entry, "sha256"), rows, columns, bits, _key(entry)))
 
 
 def _step(job: JobSeen, entry: Entry, log: str) -> None:
@@ -213,6 +235,7 @@ def _job(job: JobSeen, entry: Entry, log: str) -> None:
 _READERS = {
     "spec": _spec,
     "approval": _approval,
+    "commitment": _commitment,
     "step": _step,
     "message": _message,
     "disclosure": _disclosure,

@@ -9,7 +9,7 @@ from datetime import datetime
 from audit import wording
 from audit.facts import DisclosureFact, JobFacts
 from audit.ledger import ENDED, AttemptKey
-from audit.reading import ApprovalSeen, AttemptSeen, DisclosureKey, DisclosureSeen, JobSeen, LogSeen
+from audit.reading import ApprovalSeen, AttemptSeen, CommitmentSeen, DisclosureKey, DisclosureSeen, JobSeen, LogSeen
 from audit.spec import JobSpec
 
 BAR_UNITS = 1000
@@ -41,6 +41,17 @@ class ApprovalPage:
 
 
 @dataclass(frozen=True)
+class CommitmentPage:
+    """What a party bound itself to, and when."""
+
+    party: str
+    what: str
+    sizes: str
+    step: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class LearnedLine:
     """What a party learned from another, how many values that were, and why it was allowed (``lawful`` None: not known)."""
 
@@ -64,7 +75,10 @@ class Learner:
 
 @dataclass(frozen=True)
 class StepPage:
-    """One attempt of a step, both nodes' logs together.  ``sent``: payload bytes by sender.  The bar is in units of 1/1000."""
+    """One attempt of a step (from 0, as the logs count), both nodes' logs together.  ``sent``: payload bytes by sender.
+
+    The bar is in units of 1/1000 of the whole timeline.
+    """
 
     step: str
     attempt: int
@@ -95,6 +109,7 @@ class JobPage:
     terms: list[tuple[str, str]]
     small_keys: bool
     approvals: list[ApprovalPage]
+    commitments: list[CommitmentPage]
     learners: list[Learner]
     left_out: int
     steps: list[StepPage]
@@ -103,6 +118,11 @@ class JobPage:
     def kinds(self) -> int:
         """How many lines say what somebody learned."""
         return sum(len(learner.lines) for learner in self.learners)
+
+    @property
+    def repeated(self) -> bool:
+        """Whether a step was taken more than once."""
+        return any(step.attempt for step in self.steps)
 
     @property
     def unlawful(self) -> int:
@@ -143,6 +163,7 @@ def _job_page(name: str, logs: Sequence[LogSeen], facts: JobFacts | None, approv
         terms=wording.terms(spec) if spec else [],
         small_keys=spec is not None and spec.model.key_bits < wording.KEY_BITS_SOUND,
         approvals=_approvals(jobs, approvals),
+        commitments=[_commitment(log, seen) for log, job in jobs.items() for seen in job.commitments],
         learners=_learners(told, [item for item in facts.disclosures if not item.listed] if facts else [], spec),
         left_out=sum(job.disclosures_left_out for job in jobs.values()),
         steps=steps,
@@ -199,6 +220,12 @@ def _approvals(jobs: dict[str, JobSeen], check: str) -> list[ApprovalPage]:
         for a, log, seq, _ in found.values()
     ]
     return sorted(pages, key=lambda page: (page.time, page.party))
+
+
+def _commitment(log: str, seen: CommitmentSeen) -> CommitmentPage:
+    sizes = [f"{count:,} {name}" for name, count in (("rows", seen.rows), ("columns", seen.columns), ("bits", seen.bits)) if count]
+    step = str(seen.key) if seen.key.step else "approval"
+    return CommitmentPage(log, wording.COMMITMENTS.get(seen.what, seen.what), ", ".join(sizes), step, seen.sha256)
 
 
 # ---- what each side learned ------------------------------------------------------------------------------------------------------
@@ -274,7 +301,7 @@ def _steps(nodes: dict[str, JobSeen]) -> list[StepPage]:
         state, code = _end_of(joined[key].values())
         return StepPage(
             step=wording.STEPS.get(key.step, key.step) + (f" {key.round}" if key.round else ""),
-            attempt=key.attempt + 1,
+            attempt=key.attempt,
             start=starts[key],
             end=ends[key],
             seconds=seconds,

@@ -190,6 +190,13 @@ OUTCOMES = {
     "running": "not ended yet",
 }
 
+COMMITMENTS = {
+    "seed": "the seed of its randomness",
+    "dataset": "its data set as loaded",
+    "encoded": "the shared customers’ rows as encoded",
+    "paillier key": "its encryption key",
+}
+
 NORMALISE = {
     "exact": "as they are",
     "casefold": "ignoring upper and lower case",
