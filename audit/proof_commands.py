@@ -71,7 +71,7 @@ def prove_command(log: Path, seq: int, output: Path | None) -> int:
 def check_proof_command(
     proof_file: Path, entry_file: Path | None, policy: Path | None, partners: tuple[Path, ...], key_text: str | None, as_json: bool
 ) -> int:
-    """Check a proof made by prove, and print the entry that it proves.
+    """Check a proof of an entry, and show the entry.
 
     The log's key must come from its owner: in a policy file, a partner file, or as it is.  A proof checked under a key that came
     with it would prove nothing.  Cosignatures of witnesses whose keys are given too must hold, as many as the policy's quorum.

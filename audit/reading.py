@@ -9,6 +9,7 @@ written of logs that did not verify.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +23,16 @@ from audit.record import Json, parse_entry, read_lines
 from audit.spec import JobSpec, parse_spec
 
 Entry = Mapping[str, Json]
+_HASH = re.compile(r"[0-9a-f]{64}")
 
 JOBS_MAX = 10_000
 COMMITMENTS_MAX = 200
 DISCLOSURES_MAX = 1_000
+ATTEMPTS_MAX = 2_000
+"""More than any honest job has: 68 steps of at most 17 attempts each."""
+TEXT_MAX = 300
+VALUE_MAX = 8_192
+"""Characters kept of a name, and of a value: the longest honest value is a list of 64 numbers or a table of ten rows."""
 VALUES_MAX = 8
 """Distinct values kept of one kind of disclosure: attempts that were repeated give the same or few."""
 
@@ -142,6 +149,11 @@ def _text(entry: Entry, name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
+def _short(entry: Entry, name: str) -> str:
+    value = _text(entry, name)
+    return value if len(value) <= TEXT_MAX else value[:TEXT_MAX] + "…"
+
+
 def _count(entry: Entry, name: str) -> int:
     value = entry.get(name)
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
@@ -151,14 +163,14 @@ def _take(seen: LogSeen, entry: Entry) -> None:
     time, kind = _text(entry, "time"), _text(entry, "kind")
     seen.first_time, seen.last_time = seen.first_time or time, time
     if kind == "software":
-        text = f"isthmus {_text(entry, 'version')}, Python {_text(entry, 'python')}, packages {_text(entry, 'lock_sha256')[:16]}"
+        text = f"isthmus {_short(entry, 'version')}, Python {_short(entry, 'python')}, packages {_text(entry, 'lock_sha256')[:16]}"
         if text not in seen.software and len(seen.software) < VALUES_MAX:
             seen.software.append(text)
     elif kind == "policy":
         seen.policy = {name: entry[name] for name in POLICY_FIELDS if name in entry}
     elif kind == "refusal":
         seen.refusals += 1
-    if name := _text(entry, "job"):
+    if _HASH.fullmatch(name := _text(entry, "job")):
         if name not in seen.jobs and len(seen.jobs) >= JOBS_MAX:
             return
         job = seen.jobs.setdefault(name, JobSeen(name))
@@ -186,23 +198,24 @@ def _approval(job: JobSeen, entry: Entry, log: str) -> None:
 
 
 def _key(entry: Entry) -> AttemptKey:
-    return AttemptKey(_text(entry, "step"), _count(entry, "round"), _count(entry, "attempt"))
+    return AttemptKey(_short(entry, "step"), _count(entry, "round"), _count(entry, "attempt"))
 
 
 def _attempt(job: JobSeen, entry: Entry) -> AttemptSeen:
-    return job.attempts.setdefault(_key(entry), AttemptSeen(start=_text(entry, "time")))
+    key, fresh = _key(entry), AttemptSeen(start=_text(entry, "time"))
+    return job.attempts.setdefault(key, fresh) if key in job.attempts or len(job.attempts) < ATTEMPTS_MAX else fresh
 
 
 def _commitment(job: JobSeen, entry: Entry, log: str) -> None:
     rows, columns, bits = (_count(entry, name) for name in ("rows", "columns", "bits"))
     if len(job.commitments) < COMMITMENTS_MAX:
-        job.commitments.append(CommitmentSeen(_text(entry, "what"), _text(entry, "sha256"), rows, columns, bits, _key(entry)))
+        job.commitments.append(CommitmentSeen(_short(entry, "what"), _short(entry, "sha256"), rows, columns, bits, _key(entry)))
 
 
 def _step(job: JobSeen, entry: Entry, log: str) -> None:
     attempt, state = _attempt(job, entry), _text(entry, "state")
     if state in ("done", "failed"):
-        attempt.state, attempt.end, attempt.code = state, _text(entry, "time"), _text(entry, "code")
+        attempt.state, attempt.end, attempt.code = state, _text(entry, "time"), _short(entry, "code")
 
 
 def _message(job: JobSeen, entry: Entry, log: str) -> None:
@@ -216,20 +229,20 @@ def _message(job: JobSeen, entry: Entry, log: str) -> None:
 
 
 def _disclosure(job: JobSeen, entry: Entry, log: str) -> None:
-    key = DisclosureKey(_text(entry, "party") or log, _text(entry, "to"), _text(entry, "what"), _text(entry, "clause"))
+    key = DisclosureKey(_short(entry, "party") or log, _short(entry, "to"), _short(entry, "what"), _short(entry, "clause"))
     if key not in job.disclosures and len(job.disclosures) >= DISCLOSURES_MAX:
         job.disclosures_left_out += 1
         return
     disclosed = job.disclosures.setdefault(key, DisclosureSeen())
     disclosed.count += _count(entry, "count")
     value = _text(entry, "value")
-    if value and value not in disclosed.values and len(disclosed.values) < VALUES_MAX:
+    if 0 < len(value) <= VALUE_MAX and value not in disclosed.values and len(disclosed.values) < VALUES_MAX:
         disclosed.values.append(value)
 
 
 def _job(job: JobSeen, entry: Entry, log: str) -> None:
     if len(job.states) < 64:
-        job.states.append((_text(entry, "time"), _text(entry, "state"), _text(entry, "code")))
+        job.states.append((_text(entry, "time"), _short(entry, "state"), _short(entry, "code")))
 
 
 _READERS = {

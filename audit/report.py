@@ -29,6 +29,8 @@ from audit.signing import VerifierKey
 from audit.verify import STEPS, LogSource, StepResult, VerifiedLogs, locate, verify_logs
 
 Confirmed = Literal["all", "entries", "nothing"]
+PAGE_JOBS_MAX = 200
+"""Jobs that one page describes, the latest; more are asked for by their hash."""
 ENTRIES_STEP = 3
 """The check after which a log's entries are known to be those that its owner signed."""
 
@@ -95,6 +97,7 @@ class Page:
     missing: list[str]
     checks: list[CheckLine]
     jobs: list[JobPage]
+    jobs_left_out: int
     logs: list[LogPage]
     proves: list[str] = field(default_factory=lambda: list(wording.PROVES))
     does_not_prove: list[str] = field(default_factory=lambda: list(wording.DOES_NOT_PROVE))
@@ -139,6 +142,7 @@ def make_page(
     status = verified.exit_status if verified else failed.exit_status if failed else 0
     kind, headline, meaning = wording.VERDICTS[status]
     seen = [log for _, log in read]
+    jobs = job_pages(seen, facts=verified.jobs if verified else (), prefix=job, approvals=_state(results, 4))
     return Page(
         made=made,
         made_by=made_by,
@@ -151,7 +155,8 @@ def make_page(
         failure=_failure(failed) if failed else None,
         missing=[point.text for point in verified.open_points] if verified else [],
         checks=_checks(results),
-        jobs=job_pages(seen, facts=verified.jobs if verified else (), prefix=job, approvals=_state(results, 4)),
+        jobs=jobs[-PAGE_JOBS_MAX:],
+        jobs_left_out=max(0, len(jobs) - PAGE_JOBS_MAX),
         logs=[_log_page(source, log, _fingerprints(partners), verified) for source, log in read],
     )
 

@@ -36,11 +36,12 @@ def report_command(
     job: str,
     json_file: Path | None,
 ) -> int:
-    """Check logs as verify does, and write one HTML page that explains what they show.
+    """Check logs, and write a page about them for people.
 
-    The page says who took part, what was approved by whom and when, what each side learned and why it was allowed, when each
-    step ran, which checks passed, and what the logs do not prove.  It stands on its own: it loads nothing and can be printed or
-    sent.  It is written also when the check fails; the fault then stands on top, and the exit code tells it.
+    The checks are those of verify.  The page says who took part, what was approved by whom and when, what each side learned and
+    why it was allowed, when each step ran, which checks passed, and what the logs do not prove.  It stands on its own: it loads
+    nothing and can be printed or sent.  It is written also when the check fails; the fault then stands on top, and the exit code
+    tells it.
 
     \b
     Exit codes: 0 whole and lawful; 1 tampered or contradictory; 2 lawful so far but incomplete; 3 unusable input.

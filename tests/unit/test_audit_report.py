@@ -475,6 +475,20 @@ def test_the_files_must_be_writable(world: dict[str, Path], tmp_path: Path, caps
     assert "code: report.unwritable" in capsys.readouterr().err
 
 
+def test_a_hostile_log_cannot_make_the_page_endless(tmp_path: Path) -> None:
+    told = [Event(BANK, "job", {"job": f"{number:064x}", "state": "submitted", "code": "x" * 10_000}) for number in range(300)]
+    job = {"job": "f" * 64, "step": "align"}
+    told += [Event(BANK, "disclosure", {**job, "what": f"{n} {'y' * 9_000}", "to": PLATFORM, "count": 1}) for n in range(1_100)]
+    told += [Event(BANK, "step", {**job, "attempt": n, "state": "start"}) for n in range(2_100)]
+    told += [Event(BANK, "job", {"job": "no hash", "state": "finished", "code": ""}), Event(BANK, "")]
+    folder = write(tmp_path / "world", told)[BANK]
+    page = make_page([folder], policy=policy(tmp_path), made=MADE, made_by="0.1.0")
+    assert len(page.jobs) + page.jobs_left_out == 301
+    assert (len(page.jobs), page.jobs[-1].job) == (200, "f" * 64)
+    assert (page.jobs[-1].kinds, page.jobs[-1].left_out, len(page.jobs[-1].steps)) == (1_000, 100, 2_000)
+    assert len(render(page)) < 3 * 2**20
+
+
 # ---- single sentences -----------------------------------------------------------------------------------------------------------
 
 
