@@ -371,12 +371,20 @@ def cut(folders: dict[str, Path]) -> list[Path]:
     return every(folders)
 
 
+def forged(folders: dict[str, Path]) -> list[Path]:
+    told = audit_world.events()
+    for event in told:
+        if event.kind == "approval":
+            event.fields["signature"] = "00" * 64
+    return every(write(folders[BANK].parent / "forged", told))
+
+
 def nothing(folders: dict[str, Path]) -> list[Path]:
     return [folders[BANK].parent]
 
 
 VERDICTS: dict[str, Callable[[dict[str, Path]], list[Path]]] = {
-    each.__name__: each for each in (whole, without_one, altered, badly_signed, cut, nothing)
+    each.__name__: each for each in (whole, without_one, altered, badly_signed, cut, forged, nothing)
 }
 
 
