@@ -176,16 +176,23 @@ def _round_done(key: AttemptKey, seen: AttemptSeen) -> bool:
 
 def _outcome(jobs: dict[str, JobSeen]) -> str:
     """How the job ended; where logs say different things, what each says."""
-    said: dict[str, list[str]] = {}
+    logs: dict[str, list[str]] = {}
+    codes: dict[str, set[str]] = {}
     for log, job in jobs.items():
         final = [(state, code) for _, state, code in job.states if state in ENDED] or [(s, c) for _, s, c in job.states]
         if final:
             state, code = final[-1]
-            text = wording.OUTCOMES.get(state, state) + (f" [{code}]" if code else "")
-            said.setdefault(text, []).append(log)
-    if len(said) == 1:
-        return next(iter(said))
-    return "; ".join(f"{text} (log of {', '.join(names)})" for text, names in said.items()) or "no end is recorded"
+            logs.setdefault(state, []).append(log)
+            codes.setdefault(state, set()).update({code} - {""})
+    if not logs:
+        return "no end is recorded"
+    told = {
+        state: wording.OUTCOMES.get(state, state) + (f" [{', '.join(sorted(codes[state]))}]" if codes[state] else "")
+        for state in logs
+    }
+    if len(told) == 1:
+        return next(iter(told.values()))
+    return "; ".join(f"{text} (log of {', '.join(logs[state])})" for state, text in told.items())
 
 
 def _part(spec: JobSpec | None, name: str) -> str:

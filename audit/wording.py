@@ -45,7 +45,7 @@ VERDICTS: dict[int, tuple[Verdict, str, str]] = {
 
 MARKS = {
     "passed": ("✓", "passed"),
-    "warning": ("!", "passed, with a warning"),
+    "warning": ("!", "passed with a warning"),
     "open": ("…", "incomplete"),
     "failed": ("✗", "failed"),
     "unchecked": ("–", "not checked"),

@@ -12,10 +12,10 @@ from audit.report import Page, make_page
 from audit.report_html import render
 from audit.report_jobs import JobPage
 from audit.verify import VerifiedLogs, verify_logs
-from tests.joint import CANCELLED, PARTIES, PLAIN, REJECTED, RESTARTED, TOO_FEW, Joint, joint
+from tests.joint import CANCELLED, PARTIES, PLAIN, RESTARTED, TOO_FEW, Joint, joint
 from tests.unit.test_audit_report import Parsed
 
-ASKS = (PLAIN, REJECTED, CANCELLED, TOO_FEW, RESTARTED)
+ASKS = (PLAIN, CANCELLED, TOO_FEW, RESTARTED)
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +74,6 @@ def same(facts: JobFacts, job: JobPage) -> None:
 
 def test_how_each_job_ended(made: Joint, page: Page) -> None:
     assert of(made, page, PLAIN).outcome == "finished"
-    rejected = of(made, page, REJECTED)
-    assert "rejected by a party" in rejected.outcome
-    assert {a.party: a.decision for a in rejected.approvals}["platform"] == "rejected"
-    assert rejected.steps == []
     assert "cancelled" in of(made, page, CANCELLED).outcome
     few = of(made, page, TOO_FEW)
     assert "failed" in few.outcome

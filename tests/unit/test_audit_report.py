@@ -283,6 +283,24 @@ def test_what_was_learned_and_why(page: Page, parsed: Parsed) -> None:
     assert "AUC 0.7503, KS 0.4038, log-loss 0.4658, base rate 0.2344, 145 rows" in parsed.text
 
 
+def test_a_job_that_was_rejected(tmp_path: Path) -> None:
+    told = [Event(log, "spec", {"job": JOB, "document": SPEC.canonical().decode()}) for log in KEYS]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(audit_world, "JOB", JOB)
+        told += approvals(JOB, decision="reject")
+    codes = {BANK: "job.rejected_here", PLATFORM: "coordinator.rejected", COORDINATOR: "coordinator.rejected"}
+    told += [Event(log, "job", {"job": JOB, "state": "rejected", "code": code}) for log, code in codes.items()]
+    told += [Event(log, "") for log in KEYS]
+    page = make_page(every(write(tmp_path / "world", told)), policy=policy(tmp_path), made=MADE, made_by="0.1.0")
+    (job,) = page.jobs
+    assert job.outcome == "rejected by a party [coordinator.rejected, job.rejected_here]"
+    assert {(approval.party, approval.decision) for approval in job.approvals} == {(BANK, "rejected"), (PLATFORM, "rejected")}
+    assert (job.steps, job.kinds) == ([], 0)
+    text = Parsed(render(page)).text
+    assert "Approved by nobody" in text
+    assert "No step was taken" in text
+
+
 def test_what_was_committed(page: Page, parsed: Parsed) -> None:
     assert [(line.party, line.what, line.sizes, line.step) for line in page.jobs[0].commitments] == [
         (BANK, "the seed of its randomness", "", "approval"),
