@@ -113,7 +113,7 @@ def parse_entry(data: bytes) -> dict[str, Json]:
     """One line as an entry: canonical JSON, no number but integers, the frame's fields present with their types.
 
     Raises:
-        DataError: ``log.entry_malformed``, ``log.entry_version``; the message gives the reason, never the content.
+        DataError: ``log.entry_malformed``; the message gives the reason, never the content.
     """
     try:
         entry = _canonical(data)
@@ -123,14 +123,14 @@ def parse_entry(data: bytes) -> dict[str, Json]:
             value = entry.get(name)
             if type(value) is not wanted or (wanted is int and value < 0):  # type: ignore[operator]
                 raise ValueError(f"its field {name!r} is missing, negative or of the wrong type")
+        if entry["v"] != ENTRY_VERSION:
+            raise ValueError(f"its version is {entry['v']}, and this program reads version {ENTRY_VERSION}")
     except UnicodeDecodeError:
         raise DataError("log.entry_malformed", "It is not UTF-8.") from None
     except json.JSONDecodeError as error:
         raise DataError("log.entry_malformed", f"It is not JSON: {error.msg}.") from None
     except (ValueError, RecursionError, rfc8785.CanonicalizationError) as error:
         raise DataError("log.entry_malformed", f"It is no entry: {error}.") from None
-    if entry["v"] != ENTRY_VERSION:
-        raise DataError("log.entry_version", f"It is an entry of version {entry['v']}; this program reads version {ENTRY_VERSION}.")
     return entry
 
 
