@@ -9,7 +9,7 @@
     — isthmus.log/bank Az3grl...                     base64(key id || Ed25519 signature over the text above)
 
 The signature covers the text with its last newline, not the empty line.  Further signature lines, by keys the reader does not
-know, are ignored: cosignatures (C2SP ``tlog-cosignature``) are such lines.
+know, are ignored.  Those of witnesses are cosignatures (:mod:`audit.cosignature`).
 """
 
 from __future__ import annotations
@@ -84,10 +84,11 @@ def sign_note(text: str, key: SigningKey) -> str:
     """
     if not text.endswith("\n") or _control(text):
         raise _bad("its text must end in a newline and hold no control characters")
-    return f"{text}\n{_signature_line(key.name, key.verifier.key_id, key.sign(text.encode()))}"
+    return f"{text}\n{signature_line(key.name, key.verifier.key_id, key.sign(text.encode()))}"
 
 
-def _signature_line(name: str, key_id: bytes, signature: bytes) -> str:
+def signature_line(name: str, key_id: bytes, signature: bytes) -> str:
+    """One signature line of a note, newline included."""
     return f"{_DASH}{name} {base64.b64encode(key_id + signature).decode()}\n"
 
 
@@ -204,5 +205,6 @@ __all__ = [
     "parse_note",
     "sign_checkpoint",
     "sign_note",
+    "signature_line",
     "verify_checkpoint",
 ]

@@ -1,14 +1,17 @@
 """The Merkle tree of RFC 6962, section 2.1: SHA-256, ``0x00`` before a leaf, ``0x01`` before a node.
 
 :class:`Frontier` is the tree while it grows: the roots of its complete subtrees, at most one per level, so that an append is
-O(1) on average and a root O(log n), in O(log n) memory.  Proofs are made from stored leaf hashes and checked by the algorithms
-of RFC 9162, sections 2.1.3.2 and 2.1.4.2 (the same tree, stated as procedures).
+O(1) on average and a root O(log n), in O(log n) memory.  :class:`TreeHashes` also keeps the hash of every complete subtree, in a
+file without a name, so that any proof costs O(log n) reads.  Proofs are checked by the algorithms of RFC 9162, sections 2.1.3.2 and
+2.1.4.2 (the same tree, stated as procedures).
 """
 
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from audit.errors import UsageError, VerificationError
 
@@ -44,12 +47,16 @@ class Frontier:
         self.append_hash(leaf)
         return leaf
 
-    def append_hash(self, leaf: bytes) -> None:
-        """Append one leaf by its hash."""
+    def append_hash(self, leaf: bytes, told: Callable[[bytes], object] | None = None) -> None:
+        """Append one leaf by its hash; ``told`` hears the leaf's hash and that of every subtree it completes, from below."""
         carry, size = leaf, self.size
+        if told:
+            told(carry)
         while size & 1:
             carry = node_hash(self._peaks.pop(), carry)
             size >>= 1
+            if told:
+                told(carry)
         self._peaks.append(carry)
         self.size += 1
 
@@ -61,6 +68,92 @@ class Frontier:
         for peak in reversed(self._peaks[:-1]):
             root = node_hash(peak, root)
         return root
+
+
+class TreeHashes:
+    """A growing tree that can prove: the hash of every complete subtree, 64 bytes an entry, on disk and not in memory.
+
+    Hashes lie in the order in which they become known (a leaf, then every subtree that it completes), so the file only grows; the
+    hash of the ``n``-th subtree of height ``level`` stands at :func:`_stored_index`.  The file has no name and goes with the
+    object: what it holds follows from the log and is made anew from it.
+
+    Args:
+        folder: where the file lies; the system's temporary folder by default.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._frontier = Frontier()
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as the object
+        self._known: list[bytes] = []
+
+    @property
+    def size(self) -> int:
+        """Number of leaves."""
+        return self._frontier.size
+
+    def append(self, data: bytes) -> bytes:
+        """Append one leaf by its bytes; returns its leaf hash."""
+        leaf = leaf_hash(data)
+        self._frontier.append_hash(leaf, self._known.append)
+        if len(self._known) >= _BUFFERED_HASHES:
+            self._flush()
+        return leaf
+
+    def _flush(self) -> None:
+        self._file.seek(0, 2)
+        self._file.write(b"".join(self._known))
+        self._known.clear()
+
+    def root(self) -> bytes:
+        """The tree head over everything appended so far."""
+        return self._frontier.root()
+
+    def subtree(self, first: int, last: int) -> bytes:
+        """The tree head over the leaves ``first`` to ``last - 1``; ``first`` is a multiple of the largest power of two that fits
+        (all subtrees of RFC 6962's proofs are of this kind)."""
+        self._flush()
+        parts = []
+        while first < last:
+            level = (last - first).bit_length() - 1
+            parts.append(self._stored(level, first >> level))
+            first += 1 << level
+        value = parts.pop()
+        while parts:
+            value = node_hash(parts.pop(), value)
+        return value
+
+    def _stored(self, level: int, number: int) -> bytes:
+        self._file.seek(HASH_BYTES * _stored_index(level, number))
+        value = self._file.read(HASH_BYTES)
+        if len(value) != HASH_BYTES:
+            raise UsageError("merkle.range", f"The tree of {self.size} entries has no such subtree.")
+        return value
+
+    def consistency(self, old: int, new: int | None = None) -> list[bytes]:
+        """The proof that the first ``old`` entries begin the first ``new`` (or all); see :func:`consistency_proof`."""
+        return consistency_proof(old, self.size if new is None else new, self.subtree)
+
+    def inclusion(self, index: int, size: int | None = None) -> list[bytes]:
+        """The proof that entry ``index`` is in the tree of the first ``size`` entries; see :func:`inclusion_proof`."""
+        return inclusion_proof(index, self.size if size is None else size, self.subtree)
+
+    def close(self) -> None:
+        """Let the file go."""
+        self._file.close()
+
+
+_BUFFERED_HASHES = 4096
+
+
+def _stored_index(level: int, number: int) -> int:
+    """Place of the ``number``-th complete subtree of height ``level`` in the order in which subtrees become complete: after the
+    leaves up to its last one and every subtree that those complete, but for those that this very leaf completes above it."""
+    leaves = (number + 1) << level
+    return 2 * leaves - leaves.bit_count() - 1 - _trailing_ones(leaves - 1) + level
+
+
+def _trailing_ones(value: int) -> int:
+    return (~value & (value + 1)).bit_length() - 1
 
 
 def root_of(leaves: Sequence[bytes]) -> bytes:

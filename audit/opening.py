@@ -10,13 +10,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from audit.identity import Identity
-from audit.record import Json, LogWriter
+from audit.record import LogWriter
 
 PACKAGE = "isthmus"
 
 
-def software_fields() -> dict[str, Json]:
-    """What runs: this package's version, Python's, and SHA-256 over the names and versions of all installed packages, a line each."""
+def software_fields() -> dict[str, str]:
+    """What runs: the versions of this package and of Python, and SHA-256 over the names and versions of all installed packages."""
     installed = sorted({f"{(d.metadata['Name'] or '').lower()}=={d.version}" for d in metadata.distributions()})
     lock = hashlib.sha256("\n".join(installed).encode()).hexdigest()
     return {"version": metadata.version(PACKAGE), "python": platform.python_version(), "lock_sha256": lock}
@@ -37,6 +37,7 @@ def write_opening(log: LogWriter, identity: Identity) -> None:
     Raises:
         DataError: ``log.write_failed``.
     """
-    log.append("software", **software_fields())
+    software = software_fields()
+    log.append("software", version=software["version"], python=software["python"], lock_sha256=software["lock_sha256"])
     for what, sha256 in key_commitments(identity).items():
         log.append("commitment", what=what, sha256=sha256)

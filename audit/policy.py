@@ -2,14 +2,18 @@
 
 A policy is a TOML file of the auditor's own::
 
-    quorum = 0                       # cosignatures each checkpoint needs; this version checks none, so it must be 0
+    quorum = 2                       # optional: witnesses that each entry of a job needs; absent: all of the job's other parties
     [[log]]
     name = "bank"
     role = "bank"                    # bank | platform | coordinator
     key = "isthmus.log/bank+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
-    [[cosigner]]                     # optional
-    name = "witness"
-    key = "..."
+    [[cosigner]]                     # optional: a witness beside the logs' owners
+    name = "witness.example"
+    key = "witness.example+8d66cf3f+BA..."   # as C2SP tlog-cosignature has it; the type byte may also be that of a log key
+    [limits]                         # optional: what the auditor asks of every job, beside the parties' own policies
+    key_bits_min = 3072
+    minimum_intersection = 1000
+    rounds_max = 16
 
 A partner file gives the same for one log (its fingerprint was compared when it was exchanged).  With either, every log to be
 verified must be named by one of them.  With neither, the key is taken from the ``log.pub`` beside each log: that shows whether
@@ -21,14 +25,15 @@ alone.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, ValidationError
 
 from audit.checkpoint import log_of
+from audit.cosignature import parse_cosigner
 from audit.errors import UsageError, VerificationError
 from audit.identity import Role
 from audit.partner import read_partner
@@ -57,20 +62,43 @@ class CosignerPolicy(Strict):
     key: KeyText
 
 
+class LimitsPolicy(Strict):
+    """What the auditor asks of every job; absent: the parties' own policies alone."""
+
+    key_bits_min: Annotated[int, Field(ge=1)] | None = None
+    minimum_intersection: Annotated[int, Field(ge=1)] | None = None
+    rounds_max: Annotated[int, Field(ge=1)] | None = None
+
+
 class AuditPolicy(Strict):
     """The policy file."""
 
-    quorum: Annotated[int, Field(ge=0, le=64)] = 0
+    quorum: Annotated[int, Field(ge=0, le=64)] | None = None
     log: Annotated[list[LogPolicy], Field(min_length=1, max_length=1000)]
     cosigner: list[CosignerPolicy] = Field(default=[], max_length=64)
+    limits: LimitsPolicy = LimitsPolicy()
 
 
 @dataclass(frozen=True)
 class Trust:
-    """The keys by the log's name, and where they come from."""
+    """Whom the auditor trusts, and where that comes from.
+
+    Attributes:
+        keys: by the log's name.
+        cosigners: further witnesses by name.
+        quorum: witnesses that every entry of a job needs; None: all of the job's other parties whose keys are known.
+        limits: what the auditor asks of every job.
+    """
 
     keys: Mapping[str, VerifierKey]
     source: KeySource
+    cosigners: Mapping[str, VerifierKey] = field(default_factory=dict)
+    quorum: int | None = None
+    limits: LimitsPolicy = field(default_factory=LimitsPolicy)
+
+    def witnesses(self, log: str) -> dict[str, VerifierKey]:
+        """Who may cosign the checkpoints of ``log``: every other log's owner and the further witnesses."""
+        return {**{name: key for name, key in self.keys.items() if name != log}, **self.cosigners}
 
 
 def _invalid(path: Path, reason: str) -> UsageError:
@@ -81,11 +109,11 @@ def _invalid(path: Path, reason: str) -> UsageError:
     )
 
 
-def load_policy(path: Path) -> dict[str, VerifierKey]:
-    """The keys of a policy file by the log's name.
+def load_policy(path: Path) -> Trust:
+    """What a policy file says.
 
     Raises:
-        UsageError: ``audit.policy_unreadable``, ``audit.policy_invalid`` (names the key), ``audit.quorum_unsupported``.
+        UsageError: ``audit.policy_unreadable``, ``audit.policy_invalid`` (names the key).
     """
     try:
         with path.open("rb") as file:
@@ -104,14 +132,13 @@ def load_policy(path: Path) -> dict[str, VerifierKey]:
         raise _invalid(path, explain(error)) from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise _invalid(path, f"it is not TOML ({error})") from None
-    if policy.quorum:
-        raise UsageError(
-            "audit.quorum_unsupported",
-            f"The policy {path} asks for {policy.quorum} cosignatures, and this version checks none.",
-            remedy="Set quorum = 0 and rely on the logs' own signatures and on --last.",
-        )
-    for cosigner in policy.cosigner:
-        _key(path, cosigner.name, cosigner.key)
+    cosigners = {cosigner.name: _key(path, cosigner.name, cosigner.key, parse_cosigner) for cosigner in policy.cosigner}
+    for name, key in cosigners.items():
+        if key.name != name:
+            raise _invalid(path, f"the key of the cosigner {name!r} is one of {key.name!r}")
+    possible = len(cosigners) + len(policy.log) - 1
+    if policy.quorum is not None and policy.quorum > possible:
+        raise _invalid(path, f"a quorum of {policy.quorum} cannot be met: it names {possible} witnesses beside a log's owner")
     keys: dict[str, VerifierKey] = {}
     for log in policy.log:
         if log.name in keys:
@@ -119,12 +146,12 @@ def load_policy(path: Path) -> dict[str, VerifierKey]:
         keys[log.name] = _key(path, log.name, log.key)
         if log_of(keys[log.name].name) != log.name:
             raise _invalid(path, f"the key of {log.name!r} is one of {keys[log.name].name!r}")
-    return keys
+    return Trust(keys, "policy", cosigners, policy.quorum, policy.limits)
 
 
-def _key(path: Path, name: str, text: str) -> VerifierKey:
+def _key(path: Path, name: str, text: str, parse: Callable[[str], VerifierKey] = VerifierKey.parse) -> VerifierKey:
     try:
-        return VerifierKey.parse(text)
+        return parse(text)
     except VerificationError as error:
         raise _invalid(path, f"key of {name!r}: {error.message}") from None
 
@@ -136,7 +163,8 @@ def load_trust(policy: Path | None, partners: Sequence[Path]) -> Trust:
         UsageError: as :func:`load_policy` and ``read_partner``; ``audit.policy_conflict`` when two of them name different keys
         for one log.
     """
-    keys = load_policy(policy) if policy else {}
+    trust = load_policy(policy) if policy else Trust({}, "self-asserted")
+    keys = dict(trust.keys)
     for path in partners:
         partner = read_partner(path)
         if keys.setdefault(partner.name, partner.log_key) != partner.log_key:
@@ -145,8 +173,6 @@ def load_trust(policy: Path | None, partners: Sequence[Path]) -> Trust:
                 f"{path} gives another key for {partner.name!r} than the policy or another partner file.",
                 remedy="Find out from the partner, by the fingerprint, which one is its own.",
             )
-    if policy and partners:
-        return Trust(keys, "policy and partner files")
-    if policy:
-        return Trust(keys, "policy")
-    return Trust(keys, "partner files" if partners else "self-asserted")
+    if not partners:
+        return trust
+    return replace(trust, keys=keys, source="policy and partner files" if policy else "partner files")

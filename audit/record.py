@@ -5,7 +5,8 @@ A folder holds one log::
     log.jsonl            the entries; the bytes of a line, without its newline, are a leaf of the tree
     log.pub              the owner's verifier key, for convenience: a reader trusts its own policy or partner file alone
     checkpoint           the latest signed tree head
-    checkpoints/         every signed tree head, named by its size
+    checkpoints/         every signed tree head, named by its size; cosignatures are added as they come
+    witness/             the last checkpoint of each other log that was cosigned here (:mod:`audit.witness`)
 
 Decisions: ``prev`` of the first entry is the empty string, since there is nothing it could be the hash of.  ``time`` never goes
 back: when the clock does, an entry repeats its predecessor's time.  A message's own number within its direction is given to
@@ -31,9 +32,10 @@ from typing import BinaryIO, TypeAlias
 import rfc8785
 
 from audit.checkpoint import NOTE_BYTES_MAX, Checkpoint, log_of, origin_of, sign_checkpoint, verify_checkpoint
+from audit.cosignature import with_cosignature
 from audit.errors import DataError, UsageError, VerificationError
-from audit.merkle import Frontier
-from audit.signing import SigningKey
+from audit.merkle import TreeHashes
+from audit.signing import SigningKey, VerifierKey
 
 Json: TypeAlias = "str | int | bool | list[Json] | dict[str, Json] | None"
 
@@ -161,7 +163,7 @@ class LogWriter:
     def __init__(self, folder: Path, *, key: SigningKey, clock: Callable[[], datetime], file: BinaryIO) -> None:
         self._folder, self._key, self._clock, self._file = folder, key, clock, file
         self._lock = threading.Lock()
-        self._frontier = Frontier()
+        self._tree = TreeHashes(folder)
         self._name = log_of(key.name)
         self._end = 0
         self._prev = ""
@@ -170,7 +172,7 @@ class LogWriter:
         self._usable = True
 
     def __repr__(self) -> str:
-        return f"LogWriter({self._name!r}, {self._frontier.size} entries)"
+        return f"LogWriter({self._name!r}, {self._tree.size} entries)"
 
     @property
     def name(self) -> str:
@@ -180,7 +182,7 @@ class LogWriter:
     @property
     def size(self) -> int:
         """How many entries the log has."""
-        return self._frontier.size
+        return self._tree.size
 
     @classmethod
     def open(cls, folder: Path, *, key: SigningKey, clock: Callable[[], datetime]) -> LogWriter:
@@ -224,10 +226,10 @@ class LogWriter:
                     torn = line.data
                     break
                 self._take(line, signed)
-        if signed is not None and signed.size > self._frontier.size:
+        if signed is not None and signed.size > self._tree.size:
             raise VerificationError(
                 "log.shortened",
-                f"The log {self._name!r} has {self._frontier.size} entries, but {signed.size} were signed.",
+                f"The log {self._name!r} has {self._tree.size} entries, but {signed.size} were signed.",
                 remedy="Restore the log from a backup; do not delete the checkpoint.",
             )
         if torn:
@@ -251,7 +253,7 @@ class LogWriter:
 
     def _take(self, line: Line, signed: Checkpoint | None) -> None:
         """Follow one entry that is already in the file."""
-        seq = self._frontier.size
+        seq = self._tree.size
         try:
             entry = parse_entry(line.data)
         except DataError as error:
@@ -260,10 +262,10 @@ class LogWriter:
             raise UsageError("log.other_owner", f"The log in {self._folder} belongs to {entry['log']!r}, not to {self._name!r}.")
         if entry["seq"] != seq or entry["prev"] != self._prev:
             raise self._broken(seq, line.offset, "It does not follow from the entry before it.")
-        self._prev = self._frontier.append(line.data).hex()
+        self._prev = self._tree.append(line.data).hex()
         self._time = str(entry["time"])
         self._end = line.offset + len(line.data) + 1
-        if signed is not None and signed.size == self._frontier.size and signed.root != self._frontier.root():
+        if signed is not None and signed.size == self._tree.size and signed.root != self._tree.root():
             raise VerificationError(
                 "log.altered",
                 f"The first {signed.size} entries of the log {self._name!r} are not those that were signed.",
@@ -296,7 +298,7 @@ class LogWriter:
             self._refuse_unusable()
             now = self._now()
             frame: dict[str, Json] = {
-                "v": ENTRY_VERSION, "log": self._name, "seq": self._frontier.size, "prev": self._prev, "time": now,
+                "v": ENTRY_VERSION, "log": self._name, "seq": self._tree.size, "prev": self._prev, "time": now,
                 "kind": kind, "job": job, "step": step, "attempt": attempt, "round": round,
             }  # fmt: skip
             _refuse_inexact(frame, kind)
@@ -304,8 +306,8 @@ class LogWriter:
             if len(data) > LINE_BYTES_MAX:
                 raise UsageError("log.entry_too_large", f"An entry of kind {kind!r} has {len(data)} bytes, over {LINE_BYTES_MAX}.")
             self._write(data + b"\n")
-            seq = self._frontier.size
-            self._prev = self._frontier.append(data).hex()
+            seq = self._tree.size
+            self._prev = self._tree.append(data).hex()
             self._time = now
             return seq
 
@@ -350,8 +352,8 @@ class LogWriter:
             return self._sign()
 
     def _sign(self) -> str:
-        size = self._frontier.size
-        note = sign_checkpoint(Checkpoint(origin_of(self._name), size, self._frontier.root()), self._key)
+        size = self._tree.size
+        note = sign_checkpoint(Checkpoint(origin_of(self._name), size, self._tree.root()), self._key)
         try:
             write_atomic(self._folder / CHECKPOINT_FOLDER / f"{size:012d}", note.encode())
             write_atomic(self._folder / CHECKPOINT_FILE, note.encode())
@@ -360,12 +362,42 @@ class LogWriter:
         self._signed_size = size
         return note
 
+    def consistency(self, old: int, new: int) -> list[bytes]:
+        """The proof that the first ``old`` entries begin the first ``new`` ones, for a witness (RFC 6962, section 2.1.2).
+
+        Raises:
+            UsageError: ``merkle.range``, ``log.closed``.
+        """
+        with self._lock:
+            self._refuse_unusable()
+            return self._tree.consistency(old, new)
+
+    def add_cosignature(self, size: int, line: str, key: VerifierKey) -> None:
+        """Add a witness's cosignature to the checkpoint of ``size`` entries.
+
+        Raises:
+            VerificationError: ``audit.not_cosigned``, ``audit.bad_signature``, ``audit.bad_note``; the file is as it was.
+            DataError: ``log.no_checkpoint`` when none of that size was signed here, ``log.write_failed``.
+        """
+        with self._lock:
+            path = self._folder / CHECKPOINT_FOLDER / f"{size:012d}"
+            try:
+                note = with_cosignature(path.read_bytes(), line, key)
+                write_atomic(path, note)
+                if size == self._signed_size:
+                    write_atomic(self._folder / CHECKPOINT_FILE, note)
+            except FileNotFoundError:
+                raise DataError("log.no_checkpoint", f"The log {self._name!r} has no checkpoint of {size} entries.") from None
+            except OSError as error:
+                raise self._unwritten(error) from None
+
     def close(self) -> None:
         """Sign what is not yet signed and let the log go.  A second call does nothing."""
         with self._lock:
             try:
-                if self._usable and self._signed_size != self._frontier.size:
+                if self._usable and self._signed_size != self._tree.size:
                     self._sign()
             finally:
                 self._usable = False
                 self._file.close()
+                self._tree.close()

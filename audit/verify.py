@@ -30,11 +30,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from audit.checkpoint import NOTE_BYTES_MAX, Checkpoint, log_of, parse_checkpoint, parse_note, verify_checkpoint
+from audit.cosigned import Sighting, check_sightings, cosigners, sightings
 from audit.errors import DataError, IsthmusError, VerificationError
 from audit.ledger import ASK_AGAIN, JobRecord, Ledger, LogRejected, read_ledger
 from audit.matching import check_approvals, check_messages, check_receipts
@@ -92,6 +93,10 @@ class LogSource:
     name: str
     key: VerifierKey | None = None
     checkpoints: dict[int, Checkpoint] = field(default_factory=dict)
+    cosigners: dict[int, frozenset[str]] = field(default_factory=dict)
+    """Who cosigned the checkpoint of each size, of the witnesses whose keys are known."""
+    sightings: list[Sighting] = field(default_factory=list)
+    """What this log's owner cosigned of other logs."""
 
     @property
     def signed_size(self) -> int:
@@ -228,34 +233,41 @@ class _Run:
     # ---- (1) --------------------------------------------------------------------------------------------------------------
 
     def signatures(self) -> str:
-        total = 0
+        total = cosigned = 0
+        keys = {source.name: source.key for source in self.sources if source.key is not None} | dict(self.trust.keys)
+        self.trust = replace(self.trust, keys=keys)
         for source in self.sources:
             for path in _checkpoint_files(source):
-                checkpoint = self._signed(source, path)
-                if checkpoint is None:
+                if source.key is None:
+                    self.missing(f"{source.name} has no {KEY_FILE} and no key was given")
                     break
-                known = source.checkpoints.setdefault(checkpoint.size, checkpoint)
-                if known != checkpoint:
-                    reason = f"its key signed two different trees of {checkpoint.size} entries"
-                    raise LogRejected("audit.two_histories", reason, step=1, log=source.name)
+                self._take(source, path, source.key)
             if not source.checkpoints:
                 self.missing(f"{source.name} has no checkpoint that could be checked: nothing is signed")
             total += len(source.checkpoints)
-        return f"{total} checkpoints signed by {len(self.sources)} logs"
+            cosigned += sum(len(names) for names in source.cosigners.values())
+            source.sightings = sightings(source.folder, source.name, self.trust)
+        return f"{total} checkpoints signed by {len(self.sources)} logs, {cosigned} cosignatures"
 
-    def _signed(self, source: LogSource, path: Path) -> Checkpoint | None:
-        if source.key is None:
-            self.missing(f"{source.name} has no {KEY_FILE} and no key was given")
-            return None
-        return _verified(path, source.key, step=1, log=source.name)
+    def _take(self, source: LogSource, path: Path, key: VerifierKey) -> None:
+        """Check one checkpoint file and the cosignatures on it."""
+        checkpoint = _verified(path, key, step=1, log=source.name)
+        known = source.checkpoints.setdefault(checkpoint.size, checkpoint)
+        if known != checkpoint:
+            reason = f"its key signed two different trees of {checkpoint.size} entries"
+            raise LogRejected("audit.two_histories", reason, step=1, log=source.name)
+        names = cosigners(_read_small(path), self.trust.witnesses(source.name), log=source.name, file=path.name)
+        source.cosigners[checkpoint.size] = source.cosigners.get(checkpoint.size, frozenset()) | names
 
     # ---- (2) --------------------------------------------------------------------------------------------------------------
 
     def continuation(self, last: Sequence[Path]) -> tuple[State, str]:
         """Reads the logs: their roots at the sizes of all checkpoints, the auditor's own among them, come out of one pass."""
         kept = [self._kept(path) for path in last]
+        seen = [sighting for source in self.sources for sighting in source.sightings]
         for source in self.sources:
             marks = set(source.checkpoints) | {checkpoint.size for owner, checkpoint in kept if owner is source}
+            marks |= {sighting.checkpoint.size for sighting in seen if sighting.log == source.name}
             try:
                 ledger = read_ledger(source.path, name=source.name, marks=marks, signed_size=source.signed_size)
             except OSError as error:
@@ -269,9 +281,11 @@ class _Run:
             if ledger.roots[checkpoint.size] != checkpoint.root:
                 reason = f"its first {checkpoint.size} entries are not those it had before"
                 raise LogRejected("audit.rewritten", reason, step=2, log=owner.name)
+        witnessed = check_sightings(seen, self.ledgers, self.missing)
         if not kept:
-            return "unchecked", "no earlier checkpoint was given (--last)"
-        return "passed", f"{len(kept)} earlier checkpoints are continued"
+            told = f"; {witnessed} logs continue what others cosigned of them" if witnessed else ""
+            return ("passed" if witnessed else "unchecked"), f"no earlier checkpoint was given (--last){told}"
+        return "passed", f"{len(kept)} earlier checkpoints and {witnessed} that others cosigned are continued"
 
     def _kept(self, path: Path) -> tuple[LogSource, Checkpoint]:
         try:

@@ -23,6 +23,7 @@ STATEMENT_BYTES_MAX = 2048
 ROUNDS_MAX = 64
 COUNT_MAX = 2**48
 GAINS_MAX = 10
+PROOF_HASHES_MAX = 63
 
 FORMS: Mapping[str, re.Pattern[str]] = {
     "Hello.party": re.compile(r"[a-z0-9][a-z0-9-]{0,62}"),
@@ -40,6 +41,16 @@ FORMS: Mapping[str, re.Pattern[str]] = {
     "StepProgress.job": re.compile(r"[0-9a-f]{64}"),
     "StepProgress.step": re.compile(r"align|prepare|round|finish|evaluate"),
     "StepProgress.phase": re.compile(r"[a-z ]{0,40}"),
+    "Checkpoint.log": re.compile(r"[a-z0-9][a-z0-9-]{0,62}"),
+    "Checkpoint.witness": re.compile(r"[a-z0-9][a-z0-9-]{0,62}"),
+    "Checkpoint.note": re.compile(
+        r"isthmus\.log/[a-z0-9-]{1,63}\n[0-9]{1,16}\n[A-Za-z0-9+/]{43}=\n\n\u2014 isthmus\.log/[a-z0-9-]{1,63} [A-Za-z0-9+/]{91}=\n"
+    ),
+    "Checkpoint.proof": re.compile(r"[0-9a-f]{64}"),
+    "Cosignature.log": re.compile(r"[a-z0-9][a-z0-9-]{0,62}"),
+    "Cosignature.witness": re.compile(r"[a-z0-9][a-z0-9-]{0,62}"),
+    "Cosignature.line": re.compile(r"|\u2014 isthmus\.log/[a-z0-9-]{1,63} [A-Za-z0-9+/]{102}=="),
+    "Cosignature.code": re.compile(r"[a-z0-9_.]{0,64}"),
 }
 """Message and field -> the whole text's form.  A string field that is not here does not exist (a test walks the descriptors)."""
 
@@ -87,6 +98,8 @@ def check_report(report: control_pb2.Report) -> control_pb2.Report:
         _check_statement(body.statement)
     if kind == "step_done":
         _check_step_done(body)
+    if kind == "checkpoint" and len(body.proof) > PROOF_HASHES_MAX:
+        raise _bad("Checkpoint.proof", f"has more than {PROOF_HASHES_MAX} hashes")
     if kind in ("step_done", "step_failed", "progress") and (body.round > 0) != (body.step == "round"):
         raise _bad(f"{body.DESCRIPTOR.name}.round", "does not fit the step")
     return report
@@ -134,7 +147,8 @@ def _check_message(message: Message) -> None:
             for part in value if _repeated(value) else [value] if message.HasField(descriptor.name) else []:
                 _check_message(part)
         elif descriptor.type == descriptor.TYPE_STRING:
-            if name not in FORMS or not FORMS[name].fullmatch(value):
+            values = value if _repeated(value) else [value]
+            if name not in FORMS or not all(FORMS[name].fullmatch(text) for text in values):
                 raise _bad(name, "does not have its form")
         elif descriptor.type == descriptor.TYPE_DOUBLE:
             low, high = RANGES[name]

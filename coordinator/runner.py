@@ -26,8 +26,10 @@ from audit.partner import Partner
 from audit.receipts import verify_approval
 from audit.record import Json, LogWriter, format_time
 from audit.spec import parse_spec
+from audit.witness import Refused, Witness
 from coordinator import disclosures, jobs
 from coordinator.control_fields import step_report
+from coordinator.cosigning import Cosigning
 from coordinator.errors import PeerError, UsageError, VerificationError
 from coordinator.jobs import Decision, Job, Order, SendApprovals, SendEnd, SendStep, Step
 from coordinator.store import Store
@@ -95,6 +97,7 @@ class Runner:
     Args:
         name: the coordinator's own name.
         partners: partner files by name: whose approvals and streams are known.
+        witness: the coordinator's memory of the nodes' logs.
         clock: gives the time as a zone-aware ``datetime``.
         detach_grace: seconds a node may be away during a step.
         link_patience: seconds in which a cut link between the nodes may turn out to be a node that went.
@@ -108,6 +111,7 @@ class Runner:
         partners: Mapping[str, Partner],
         store: Store,
         log: LogWriter,
+        witness: Witness,
         clock: Callable[[], datetime],
         detach_grace: float = 30.0,
         link_patience: float = 2.0,
@@ -123,6 +127,10 @@ class Runner:
         self.version = 0
         self.stopping = False
         self._jobs = {job.identity: job for job in store.open_jobs()}
+        self._cosigning = Cosigning(log, witness, partners=partners, attached=self._attached, refused=self._refused)
+        for job in (*self._jobs.values(), *store.recent(RECENT)):
+            self._cosigning.met(job)
+        self._cosigning.checkpoint()
 
     # -- nodes
 
@@ -144,6 +152,7 @@ class Runner:
                     attachment.send(job_end=_end(job))
             for job in [job for job in self._jobs.values() if party in job.parties]:
                 self._brief(job, attachment)
+            self._cosigning.offer(party)
             self._notify()
             return attachment
 
@@ -170,6 +179,9 @@ class Runner:
             VerificationError: an approval that does not verify.
         """
         kind = report.WhichOneof("body")
+        if kind in ("checkpoint", "cosignature"):
+            self._cosign(attachment, report)
+            return
         handlers: dict[str, Callable[[Job, str, Any], None]] = {
             "decision": self._decision,
             "step_done": self._step_done,
@@ -194,6 +206,20 @@ class Runner:
                 raise PeerError("control.unknown_job", f"{attachment.party} reported on a job that is not its own.")
             handler(job, attachment.party, body)
             self._notify()
+
+    def _cosign(self, attachment: Attachment, report: control_pb2.Report) -> None:
+        with self.changed:
+            if self._attached.get(attachment.party) is not attachment:
+                return
+            if report.WhichOneof("body") == "checkpoint":
+                self._cosigning.offered(attachment.party, report.checkpoint)
+            else:
+                self._cosigning.answered(attachment.party, report.cosignature)
+
+    def _refused(self, refused: Refused) -> None:
+        """A node's log does not continue what was cosigned: none of its jobs goes on."""
+        for job in [job for job in self._jobs.values() if refused.of in job.parties and job.state != "submitted"]:
+            self._apply(job, jobs.fail(job, refused.code))
 
     def refuse(self, attachment: Attachment, report: control_pb2.Report, error: PeerError) -> None:
         """A report that has not its form: the step it speaks of can't end well, so its job fails now rather than after retries.
@@ -241,6 +267,8 @@ class Runner:
             self._log.append("spec", job=job.identity, document=spec.canonical().decode())
             self._log.append("job", job=job.identity, state=job.state, code="")
             self._jobs[job.identity] = job
+            self._cosigning.met(job)
+            self._cosigning.checkpoint()
             for party_name in job.parties:
                 if party_name in self._attached:
                     self._brief(self._jobs[job.identity], self._attached[party_name])
@@ -379,7 +407,10 @@ class Runner:
         job = self._jobs.get(identity)
         if job is None or not all(party in self._attached for party in job.parties):
             return
-        if job.state == "approved":
+        distrusted = [self._cosigning.refused[party] for party in job.parties if party in self._cosigning.refused]
+        if distrusted and job.state != "submitted":
+            self._apply(job, jobs.fail(job, distrusted[0].code))
+        elif job.state == "approved":
             self._apply(job, jobs.start(job))
         elif identity in self._stale:
             self._apply(job, jobs.restart(job))
@@ -417,8 +448,8 @@ class Runner:
             self._log.append("disclosures", job=after.identity, items=items)
         if _outward(after) != _outward(before):
             self._log.append("job", job=after.identity, state=_outward(after), code=after.code)
-        if orders and before.steps:
-            self._log.checkpoint()
+        if orders:
+            self._cosigning.checkpoint()
 
     def _send(self, job: Job, order: Order) -> None:
         for party in job.parties:

@@ -13,6 +13,7 @@ import grpc
 from audit.opening import write_opening
 from audit.record import LogWriter
 from audit.spec import SPEC_BYTES_MAX
+from audit.witness import Witness
 from coordinator.config import CoordinatorConfig
 from coordinator.errors import TransportError
 from coordinator.operators import OperatorService
@@ -82,6 +83,7 @@ class Server:
             partners=nodes,
             store=self._store,
             log=self._record,
+            witness=Witness(config.state_folder / "log", key=identity.log_key, clock=clock),
             clock=clock,
             detach_grace=config.jobs.detach_grace if grace is None else grace,
         )

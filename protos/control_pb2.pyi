@@ -7,18 +7,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Report(_message.Message):
-    __slots__ = ("hello", "decision", "step_done", "step_failed", "progress")
+    __slots__ = ("hello", "decision", "step_done", "step_failed", "progress", "checkpoint", "cosignature")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     DECISION_FIELD_NUMBER: _ClassVar[int]
     STEP_DONE_FIELD_NUMBER: _ClassVar[int]
     STEP_FAILED_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    COSIGNATURE_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     decision: Decision
     step_done: StepDone
     step_failed: StepFailed
     progress: StepProgress
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., step_done: _Optional[_Union[StepDone, _Mapping]] = ..., step_failed: _Optional[_Union[StepFailed, _Mapping]] = ..., progress: _Optional[_Union[StepProgress, _Mapping]] = ...) -> None: ...
+    checkpoint: Checkpoint
+    cosignature: Cosignature
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., step_done: _Optional[_Union[StepDone, _Mapping]] = ..., step_failed: _Optional[_Union[StepFailed, _Mapping]] = ..., progress: _Optional[_Union[StepProgress, _Mapping]] = ..., checkpoint: _Optional[_Union[Checkpoint, _Mapping]] = ..., cosignature: _Optional[_Union[Cosignature, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol", "party", "software")
@@ -136,19 +140,51 @@ class StepProgress(_message.Message):
     total: int
     def __init__(self, job: _Optional[str] = ..., step: _Optional[str] = ..., attempt: _Optional[int] = ..., round: _Optional[int] = ..., phase: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ...) -> None: ...
 
+class Checkpoint(_message.Message):
+    __slots__ = ("log", "witness", "note", "old_size", "proof")
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    WITNESS_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    OLD_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    log: str
+    witness: str
+    note: str
+    old_size: int
+    proof: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, log: _Optional[str] = ..., witness: _Optional[str] = ..., note: _Optional[str] = ..., old_size: _Optional[int] = ..., proof: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Cosignature(_message.Message):
+    __slots__ = ("log", "witness", "size", "line", "code")
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    WITNESS_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    LINE_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    log: str
+    witness: str
+    size: int
+    line: str
+    code: str
+    def __init__(self, log: _Optional[str] = ..., witness: _Optional[str] = ..., size: _Optional[int] = ..., line: _Optional[str] = ..., code: _Optional[str] = ...) -> None: ...
+
 class Directive(_message.Message):
-    __slots__ = ("welcome", "offer", "approvals", "step_start", "job_end")
+    __slots__ = ("welcome", "offer", "approvals", "step_start", "job_end", "checkpoint", "cosignature")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     OFFER_FIELD_NUMBER: _ClassVar[int]
     APPROVALS_FIELD_NUMBER: _ClassVar[int]
     STEP_START_FIELD_NUMBER: _ClassVar[int]
     JOB_END_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    COSIGNATURE_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     offer: Offer
     approvals: Approvals
     step_start: StepStart
     job_end: JobEnd
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ..., approvals: _Optional[_Union[Approvals, _Mapping]] = ..., step_start: _Optional[_Union[StepStart, _Mapping]] = ..., job_end: _Optional[_Union[JobEnd, _Mapping]] = ...) -> None: ...
+    checkpoint: Checkpoint
+    cosignature: Cosignature
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ..., approvals: _Optional[_Union[Approvals, _Mapping]] = ..., step_start: _Optional[_Union[StepStart, _Mapping]] = ..., job_end: _Optional[_Union[JobEnd, _Mapping]] = ..., checkpoint: _Optional[_Union[Checkpoint, _Mapping]] = ..., cosignature: _Optional[_Union[Cosignature, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("protocol", "party", "software")

@@ -135,7 +135,9 @@ class Node:
         return [(s.step, s.round, s.attempt) for s in found]
 
     def kinds(self) -> list[str]:
-        return [str(d.WhichOneof("body")) for d in self.seen]
+        """What it was told, but for the traffic of cosigning."""
+        kinds = [str(d.WhichOneof("body")) for d in self.seen]
+        return [kind for kind in kinds if kind not in ("checkpoint", "cosignature")]
 
     def sign(self, job: str, decision: str, *, peer: str | None = None, identity: Identity | None = None) -> control_pb2.Report:
         other = peer or ("platform" if self.name == "bank" else "bank")

@@ -16,7 +16,9 @@ import tomli_w
 from rich.console import Console
 
 from audit import console as manners
+from audit.checkpoint import parse_note
 from audit.errors import VerificationError
+from audit.record import CHECKPOINT_FILE
 from coordinator.client import OperatorClient, connect
 from coordinator.config import load_config
 from coordinator.demo import report
@@ -40,6 +42,7 @@ MEMBERS = "members.csv"
 PIPED_WIDTH = 110
 KEEP_REMEDY = "With --keep DIR the logs and what each process said stay in DIR."
 POLL_SECONDS = 0.25
+COSIGN_SECONDS = 10.0
 KEY_BITS_IN_EARNEST = 3072
 
 
@@ -86,6 +89,7 @@ def run_demo(prepare: Callable[[Path], DemoData], options: Options) -> dict[str,
             _approve(servers, layout, job)
             view = _follow(servers, layout, job, console)
             documents = _collect(layout, job)
+            _await_cosignatures(layout)
             peaks = _memory(servers, report.steps_by_name(view))
         result = _result(view, data, layout, documents, options)
         audit = _verify(layout)
@@ -199,6 +203,17 @@ def _collect(layout: Layout, job: str) -> dict[PartyName, dict[str, Any]]:
     """Both model documents; the lists of shared customers are written beside them."""
     layout.run_each(PARTIES, lambda party: ("model", job[:12], "--output", "model.json", "--members", MEMBERS))
     return {party: json.loads((layout.home(party) / "model.json").read_text(encoding="utf-8")) for party in PARTIES}
+
+
+def _await_cosignatures(layout: Layout) -> None:
+    """Let the last checkpoints reach their witnesses before everything stops; the auditor's verdict tells if they did not."""
+    deadline = time.monotonic() + COSIGN_SECONDS
+    names = (*PARTIES, "coordinator")
+    while time.monotonic() < deadline:
+        notes = [parse_note((layout.log(name) / CHECKPOINT_FILE).read_bytes()) for name in names]
+        if all(len(note.signatures) == len(names) for note in notes):
+            return
+        time.sleep(POLL_SECONDS)
 
 
 def _memory(servers: Supervisor, steps: Mapping[str, Any]) -> dict[str, int]:

@@ -93,6 +93,11 @@ class Execution:
         self._after: Execution | None = None
 
     @property
+    def peer(self) -> str:
+        """The other node's name."""
+        return self._peer
+
+    @property
     def alive(self) -> bool:
         """Whether it still runs."""
         return self._thread.is_alive()

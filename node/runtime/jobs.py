@@ -24,11 +24,13 @@ from audit.identity import Identity
 from audit.partner import Partner
 from audit.receipts import approval_statement, verify_approval
 from audit.spec import JobSpec, parse_spec
+from audit.witness import Refused
 from node.config import NodeConfig
 from node.engine import Engine
 from node.errors import IsthmusError, PolicyError, TransportError, UsageError, VerificationError
 from node.limits import LIMITS, Limits
 from node.policy import Policy, check_spec
+from node.runtime.cosigning import CosignedLog
 from node.runtime.disclosures import receipt
 from node.runtime.execution import Connect, Execution
 from node.runtime.journal import Log, StepLabels
@@ -59,6 +61,8 @@ class NodeParts:
     log: Log
     connect: Connect
     engine: Engine
+    cosigning: CosignedLog | None = None
+    """``log`` itself, where it has witnesses: everywhere but in tests of other things."""
     limits: Limits = LIMITS
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
 
@@ -89,6 +93,10 @@ class Jobs:
         self._running: dict[str, Execution] = {}
         self._sweeper = Sweeper(parts.store, parts.policy.retention, parts.clock)
         self._lock = threading.RLock()
+        if parts.cosigning is not None:
+            parts.cosigning.on_refused = self._refused
+            for row in parts.store.jobs():
+                self._meet(parse_spec(row.spec.encode()))
 
     # -- what the coordinator says
     def handle(self, directive: control_pb2.Directive) -> None:
@@ -103,6 +111,10 @@ class Jobs:
                 self.step_start(directive.step_start)
             elif kind == "job_end":
                 self.job_end(directive.job_end)
+            elif kind == "checkpoint" and self._parts.cosigning is not None:
+                self._parts.cosigning.cosign(directive.checkpoint)
+            elif kind == "cosignature" and self._parts.cosigning is not None:
+                self._parts.cosigning.cosigned(directive.cosignature)
         except IsthmusError as error:
             self._notify(f"error: {error}")
 
@@ -139,7 +151,22 @@ class Jobs:
     def _take_in(self, offer: control_pb2.Offer, *, code: str = "") -> None:
         """Log the specification, then store the job: whatever is decided, an auditor can read what about."""
         self._parts.log.append("spec", job=offer.job, document=offer.spec)
+        self._meet(parse_spec(offer.spec.encode()))
         self._parts.store.add_job(offer.job, offer.spec, state="waiting", code=code, now=self._parts.now())
+
+    def _meet(self, spec: JobSpec) -> None:
+        """The other party of a job is a witness of this node's log."""
+        name = self._parts.identity.name
+        if self._parts.cosigning is not None and name in (spec.label_holder.name, spec.feature_holder.name):
+            self._parts.cosigning.met(spec.peer_of(name).name)
+
+    def _refused(self, refused: Refused) -> None:
+        """A partner's log does not continue what was cosigned: nothing runs with it any more."""
+        with self._lock:
+            running = list(self._running.values())
+        for execution in running:
+            if refused.of in (execution.peer, self._parts.config.coordinator.partner):
+                execution.cancel(refused)
 
     def _refuse(self, offer: control_pb2.Offer, spec: JobSpec, error: IsthmusError) -> None:
         parts = self._parts
@@ -266,7 +293,9 @@ class Jobs:
 
         Raises:
             UsageError: ``job.unknown``, ``job.ended``, ``job.unknown_step``, ``job.step_order``, ``job.attempt_reused``.
-            VerificationError: ``job.spec_mismatch`` (the stored specification is not the one both approved), ``job.not_approved``.
+            VerificationError: ``job.spec_mismatch`` (the stored specification is not the one both approved), ``job.not_approved``;
+                ``witness.forked``, ``witness.rolled_back``: the peer's or the coordinator's log does not continue what was
+                cosigned.
         """
         row, spec = self._known(labels.job)
         if row.state in FINAL:
@@ -276,6 +305,8 @@ class Jobs:
             if party not in decisions:
                 raise _not_approved(labels.job, f"{party} has not approved it")
             self._verify(labels.job, spec, party, decisions[party])
+        if self._parts.cosigning is not None:
+            self._parts.cosigning.check_trusted(spec.peer_of(self._parts.identity.name).name, spec.coordinator)
         self._check_order(labels, spec, self._parts.store.steps(labels.job))
         return spec
 
@@ -348,7 +379,6 @@ class Jobs:
 
     def _conclude(self, end: control_pb2.JobEnd) -> None:
         """Write the disclosure receipt and the end into the log, then move the job."""
-        parts = self._parts
         row, _ = self._known(end.job)
         if row.state in FINAL:
             return
@@ -385,6 +415,8 @@ class Jobs:
 
     def on_attach(self) -> None:
         """Say again what the coordinator may have missed."""
+        if self._parts.cosigning is not None:
+            self._parts.cosigning.offer()
         for row in self._parts.store.jobs():
             if row.state == "rejected" or row.state not in FINAL:
                 self._report_decision(row.job)

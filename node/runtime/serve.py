@@ -26,12 +26,14 @@ from audit.opening import write_opening
 from audit.partner import Partner
 from audit.record import LogWriter
 from audit.spec import JobSpec
+from audit.witness import Witness
 from node.config import NodeConfig
 from node.engine import make_engine
 from node.errors import TransportError, UsageError
 from node.identity import coordinator_of, known_partners, own_identity
 from node.limits import LIMITS, Limits
 from node.policy import Policy, load_policy
+from node.runtime.cosigning import CosignedLog
 from node.runtime.execution import StepLink
 from node.runtime.jobs import Jobs, NodeParts
 from node.runtime.journal import StepLabels
@@ -128,7 +130,6 @@ def open_log(config: NodeConfig, identity: Identity, policy: Policy) -> LogWrite
     log = LogWriter.open(config.state_folder / "log", key=identity.log_key, clock=lambda: datetime.now(UTC))
     write_opening(log, identity)
     log.append("policy", sha256=hashlib.sha256(config.policy_path.read_bytes()).hexdigest(), **policy_fields(policy, config))
-    log.checkpoint()
     return log
 
 
@@ -197,6 +198,14 @@ def serve(
         stack.callback(store.close)
         log = open_log(config, identity, policy)
         stack.callback(log.close)
+        cosigned = CosignedLog(
+            log,
+            Witness(config.state_folder / "log", key=identity.log_key, clock=lambda: datetime.now(UTC)),
+            partners=partners,
+            coordinator=coordinator.name,
+            report=lambda report: control.report(report),
+            notify=notify,
+        )
         engine = make_engine(config.engine.kind, config.engine.workers)
         stack.callback(engine.close)
         board = Switchboard()
@@ -207,7 +216,8 @@ def serve(
             identity=identity,
             partners=partners,
             store=store,
-            log=log,
+            log=cosigned,
+            cosigning=cosigned,
             connect=links.connect,
             engine=engine,
             limits=limits,
@@ -229,6 +239,7 @@ def serve(
             timeouts=timeouts,
         )
         jobs.recover()
+        cosigned.checkpoint()
         server = peer_server(config, identity, partners, permit=jobs.permit, board=board, limits=limits, timeouts=timeouts)
         if server is not None:
             stack.callback(lambda: server.stop(grace=0.5).wait(STOP_SECONDS))

@@ -225,7 +225,7 @@ def test_a_line_without_end_is_not_read_into_memory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        ("quorum = 1", "audit.quorum_unsupported"),
+        ("quorum = 9", "audit.policy_invalid"),
         ("quorum = -1", "audit.policy_invalid"),
         ("unknown = 1", "audit.policy_invalid"),
         ("[[log]", "audit.policy_invalid"),

@@ -11,6 +11,9 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from audit.checkpoint import Checkpoint, sign_checkpoint
+from audit.cosignature import cosign
+from audit.signing import SigningKey
 from coordinator.control_fields import FORMS, OF_STEP, RANGES, REPORT_BYTES_MAX, check_report
 from coordinator.errors import PeerError
 from protos import control_pb2
@@ -43,7 +46,7 @@ def test_a_report_has_no_field_that_could_carry_data() -> None:
     assert {name(f) for f in fields if f.type == FieldDescriptor.TYPE_STRING} == set(FORMS)
     assert {name(f) for f in fields if f.type == FieldDescriptor.TYPE_DOUBLE} == set(RANGES)
     repeated = {name(f) for f in fields if f.is_repeated}
-    assert repeated == {"StepDone.inner_products", "Metrics.gains"}, "each list has a bound of its own"
+    assert repeated == {"StepDone.inner_products", "Metrics.gains", "Checkpoint.proof"}, "each list has a bound of its own"
 
 
 def test_the_document_lists_every_field() -> None:
@@ -85,7 +88,37 @@ def progress(**fields: object) -> control_pb2.Report:
     return control_pb2.Report(progress=control_pb2.StepProgress(**{"job": JOB, "step": "align", **fields}))  # type: ignore[arg-type]
 
 
+NOTE = sign_checkpoint(Checkpoint("isthmus.log/bank", 7, bytes(32)), SigningKey("isthmus.log/bank", bytes(32)))
+LINE = cosign(Checkpoint("isthmus.log/bank", 7, bytes(32)).text(), SigningKey("isthmus.log/platform", bytes(32)), time=1)
+
+
+def checkpoint(**fields: object) -> control_pb2.Report:
+    values = {"log": "bank", "witness": "platform", "note": NOTE, "old_size": 5, "proof": [DIGEST], **fields}
+    return control_pb2.Report(checkpoint=control_pb2.Checkpoint(**values))  # type: ignore[arg-type]
+
+
+def cosignature(**fields: object) -> control_pb2.Report:
+    values = {"log": "bank", "witness": "platform", "size": 7, "line": LINE.rstrip("\n"), **fields}
+    return control_pb2.Report(cosignature=control_pb2.Cosignature(**values))  # type: ignore[arg-type]
+
+
+def test_checkpoints_and_cosignatures_pass() -> None:
+    refusal = cosignature(line="", code="witness.forked")
+    for report in (checkpoint(), checkpoint(proof=[]), cosignature(), cosignature(line=""), refusal):
+        assert check_report(report) is report
+
+
 BAD: dict[str, control_pb2.Report] = {
+    "a note with text before it": checkpoint(note="CUST-000123\n" + NOTE),
+    "a note with an extension line": checkpoint(note=NOTE.replace("\n\n", "\nCUST-000123\n\n")),
+    "a note with two signatures": checkpoint(note=NOTE + LINE),
+    "no note": checkpoint(note=""),
+    "a hash too short": checkpoint(proof=[DIGEST, DIGEST[:-1]]),
+    "too many hashes": checkpoint(proof=[DIGEST] * 64),
+    "a log's name": checkpoint(log="isthmus.log/bank"),
+    "a cosignature of another length": cosignature(line=LINE[:-3]),
+    "text after a cosignature": cosignature(line=LINE),
+    "a refusal's code": cosignature(code="No!"),
     "empty": control_pb2.Report(),
     "job too short": progress(job=JOB[:-1]),
     "job in capitals": progress(job=JOB.upper()),
