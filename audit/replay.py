@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from audit.errors import IsthmusError, UsageError, VerificationError
+from audit.opening import software_fields
 from audit.record import Json
 from audit.replay_record import AttemptName, Entry, NodeRecord, RecordedAttempt, RecordedJob, read_record
 
@@ -307,12 +308,16 @@ class JobResult:
 
 @dataclass
 class Replay:
-    """The replay of a node: the tree head of the log it was held against, and its jobs."""
+    """The replay of a node: the tree head of the log it was held against, and its jobs.
+
+    ``other_software`` says what ran live where that was other software than here; empty where it was the same, or is not known.
+    """
 
     name: str
     size: int
     root: str
     served: bool
+    other_software: str = ""
     jobs: list[JobResult] = field(default_factory=list)
 
     @property
@@ -353,6 +358,7 @@ def replay_node(premises: Premises, *, prefix: str | None, on_result: Callable[[
     replay = Replay(record.name, record.size, record.root, premises.served)
     for job in record.chosen(prefix):
         result = JobResult(job.job, job.state, job.sent)
+        replay.other_software = replay.other_software or _other_software(job)
         replay.jobs.append(result)
 
         def note(one: AttemptResult, result: JobResult = result) -> None:
@@ -361,6 +367,24 @@ def replay_node(premises: Premises, *, prefix: str | None, on_result: Callable[[
 
         _replay_job(premises, record, job, note)
     return replay
+
+
+def _other_software(job: RecordedJob) -> str:
+    here = software_fields()
+    for attempt in job.attempts.values():
+        if any(attempt.software.get(name, value) != value for name, value in here.items()):
+            return _software_text(attempt.software)
+    return ""
+
+
+def _software_text(fields: Mapping[str, Json]) -> str:
+    """Version, Python and package set in words."""
+    return f"isthmus {fields.get('version')}, Python {fields.get('python')}, packages {str(fields.get('lock_sha256'))[:12]}"
+
+
+def software_here() -> str:
+    """What this replay runs on."""
+    return _software_text(software_fields())
 
 
 def _replay_job(premises: Premises, record: NodeRecord, job: RecordedJob, note: Callable[[AttemptResult], None]) -> None:

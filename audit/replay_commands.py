@@ -12,7 +12,7 @@ from rich.console import Console
 from audit.console import console
 from audit.errors import UsageError
 from audit.record import write_atomic
-from audit.replay import AttemptResult, JobResult, Replay, open_premises, replay_node
+from audit.replay import AttemptResult, JobResult, Replay, open_premises, replay_node, software_here
 
 MARKS = {"reproduced": ("✓", "ok", "green"), "missing": ("…", "..", "yellow"), "differs": ("✗", "X", "red")}
 RESULTS = {0: "all reproduced", 1: "something differs", 2: "not everything can be reproduced"}
@@ -83,6 +83,9 @@ def _print_end(screen: Console, found: Replay) -> None:
     differs = found.first("differs")
     if differs is not None:
         screen.print(f"the first that differs: {differs.detail}", style="red")
+    if found.other_software:
+        screen.print(f"what ran live was {found.other_software}; this is {software_here()}", style="yellow")
+        screen.print("   the same numbers may come out, but a difference may be the software's", style="yellow")
     screen.print(f"result: {RESULTS[found.exit_status]}", style=style)
 
 
@@ -94,6 +97,7 @@ def as_json(found: Replay) -> dict[str, Any]:
         "exit_status": found.exit_status,
         "log": {"name": found.name, "entries": found.size, "root": found.root},
         "served": found.served,
+        "software": {"here": software_here(), "other_live": found.other_software},
         "sent": found.sent,
         "reproduced": found.reproduced,
         "first_difference": _attempt(first) if first else None,

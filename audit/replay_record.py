@@ -45,7 +45,7 @@ class RecordedAttempt:
     Attributes:
         coefficients, lookup_range: the coordinator's numbers, as texts that read back to the same doubles.
         state: ``start``, ``done`` or ``failed`` (with ``code``).
-        policy: the fields of the ``policy`` entry that held when it began; empty where the log has none.
+        policy, software: the entries of these kinds that held when it began; empty where the log has none.
         sent, received, committed: how many such entries it has.
         disclosures: its ``disclosure`` entries.
     """
@@ -54,6 +54,7 @@ class RecordedAttempt:
     first_offset: int
     last_offset: int
     policy: Entry
+    software: Entry = field(default_factory=dict)
     coefficients: tuple[str, ...] = ()
     lookup_range: str = "0.0"
     state: str = "start"
@@ -172,14 +173,17 @@ def read_record(path: Path, *, name: str) -> NodeRecord:
 
 
 class _Reader:
-    """Takes in entry after entry; remembers the policy that holds."""
+    """Takes in entry after entry; remembers the software that runs and the policy that holds."""
 
     def __init__(self) -> None:
+        self._software: Entry = {}
         self._policy: Entry = {}
 
     def take(self, record: NodeRecord, entry: dict[str, Json], offset: int) -> None:
         kind = entry["kind"]
-        if kind == "policy":
+        if kind == "software":
+            self._software = entry
+        elif kind == "policy":
             self._policy = entry
         if not entry["job"]:
             return
@@ -198,7 +202,7 @@ class _Reader:
         name, kind = _name(entry), entry["kind"]
         attempt = job.attempts.get(name)
         if attempt is None:
-            attempt = job.attempts[name] = RecordedAttempt(name, offset, offset, self._policy)
+            attempt = job.attempts[name] = RecordedAttempt(name, offset, offset, self._policy, self._software)
         attempt.last_offset = offset
         if kind == "step":
             attempt.state, attempt.code = str(entry.get("state", "")), str(entry.get("code", ""))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +15,7 @@ from audit import replay as replay_module
 from audit.cli import cli
 from audit.console import run
 from audit.errors import IsthmusError, UsageError
+from audit.opening import software_fields
 from audit.record import LogWriter
 from audit.replay import MESSAGES, STEPS, EndOfRecord, ReplayDiffers, ReplayMissing, ReplayWire, open_premises
 from audit.replay_record import AttemptName, RecordedAttempt, read_record
@@ -159,14 +160,16 @@ class Node:
         return
 
 
-def write_log(folder: Path, *, state: str = "done", value: str = "5", entries: int = 3) -> Path:
+def write_log(folder: Path, *, state: str = "done", value: str = "5", software: Mapping[str, Any] | None = None) -> Path:
     log = LogWriter.open(folder, key=SigningKey.generate("isthmus.log/bank"), clock=lambda: datetime(2026, 1, 1, tzinfo=UTC))
+    if software is not None:
+        log.append("software", **software)
     log.append("policy", sha256="0" * 64, minimum_intersection=7)
     log.append("spec", job=JOB, document="{}")
     log.append("commitment", job=JOB, what="seed", sha256="5" * 64)
     labels = {"job": JOB, "step": "align", "round": 0, "attempt": 2}
     log.append("step", **labels, state="start", coefficients=["0.1"], lookup_range="8.0")
-    for entry in RECORD[:entries]:
+    for entry in RECORD:
         own = {name: value for name, value in entry.items() if name not in ("kind", "seq", "number")}
         log.append(str(entry["kind"]), **labels, **own, **({"seq": 0} if entry["kind"] == "message" else {}))
     if state == "done":
@@ -226,6 +229,14 @@ def test_a_step_that_failed_there_and_fails_here_is_reproduced(tmp_path: Path) -
 def test_a_step_that_fails_earlier_here_than_there_differs(tmp_path: Path) -> None:
     found = replayed(write_log(tmp_path, state="failed"), Scripted(refuse))
     assert (found.exit_status, found.first("differs").seq) == (1, 4)
+
+
+@pytest.mark.parametrize("field", ["version", "python", "lock_sha256", ""])
+def test_other_software_is_said(tmp_path: Path, field: str) -> None:
+    fields = software_fields() | ({field: "0.0.1"} if field else {})
+    found = replayed(write_log(tmp_path, software=fields), Scripted(say))
+    assert found.exit_status == 0
+    assert ("0.0.1" in found.other_software) is bool(field)
 
 
 def test_another_disclosure_or_seed_differs(tmp_path: Path) -> None:
