@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -148,12 +149,10 @@ class Scripted:
 
 
 class Node:
-    def __init__(self, path: Path, job: Scripted) -> None:
-        self.name, self.log_path, self.served, self._job = "bank", path, False, job
+    def __init__(self, path: Path, job: Scripted, *, served: bool = False) -> None:
+        self.name, self.log_path, self.served, self._job = "bank", path, served, job
 
     def job(self, record: Any) -> Any:
-        import contextlib
-
         return contextlib.nullcontext(self._job)
 
     def close(self) -> None:
@@ -244,6 +243,14 @@ def test_another_disclosure_or_seed_differs(tmp_path: Path) -> None:
     assert (found.exit_status, found.first("differs").type, found.first("differs").seq) == (1, "disclosure", 7)
     found = replayed(write_log(tmp_path / "b"), Scripted(say, seed="6" * 64))
     assert (found.exit_status, found.first("differs").type, found.reproduced) == (1, "seed", 0)
+
+
+def test_what_runs_now_is_left_out_and_what_ran_when_the_node_died_is_followed(tmp_path: Path) -> None:
+    path = write_log(tmp_path, state="start")
+    running = replay_module.replay_node(Node(path, Scripted(say), served=True), prefix=None, on_result=lambda *_: None)
+    assert (running.exit_status, running.first("missing").code) == (2, "replay.running")
+    stopped = replayed(path, Scripted(say))
+    assert (stopped.exit_status, stopped.reproduced) == (0, 1)
 
 
 def test_a_fault_of_the_software_is_not_taken_for_a_verdict(tmp_path: Path) -> None:
