@@ -23,6 +23,7 @@ from audit.replay_record import AttemptName, RecordedAttempt, read_record
 from audit.signing import SigningKey
 from node.runtime.steps import ORDER
 from node.transport.channel import MESSAGE_TYPES
+from tests.rechain import rechain
 
 JOB = "ab" * 32
 NAME = AttemptName("align", 0, 2)
@@ -188,7 +189,7 @@ def test_a_log_is_read_as_it_was_written(tmp_path: Path) -> None:
     (job,) = record.chosen("ABAB")
     attempt = job.attempts[NAME]
     assert (job.seed_commitment, job.state, job.document, job.sent) == ("5" * 64, "failed", "{}", 1)
-    assert (attempt.coefficients, attempt.lookup_range, attempt.state) == (("0.1",), "8.0", "done")
+    assert (attempt.coefficients, attempt.lookup_range, attempt.state) == ((0.1,), 8.0, "done")
     assert (attempt.sent, attempt.received, attempt.committed, len(attempt.disclosures)) == (1, 1, 1, 1)
     assert attempt.policy["minimum_intersection"] == 7
     assert [entry["kind"] for entry in record.entries(JOB, attempt)] == ["commitment", "message", "message"]
@@ -264,7 +265,7 @@ def test_a_fault_of_the_software_is_not_taken_for_a_verdict(tmp_path: Path) -> N
 # ---- input that cannot be used
 
 
-@pytest.mark.parametrize("kind", ["altered", "cut out", "another owner", "no log", "missing"])
+@pytest.mark.parametrize("kind", ["altered", "cut out", "another owner", "no log", "missing", "no number"])
 def test_a_log_that_cannot_be_replayed_is_refused_with_its_place(tmp_path: Path, kind: str) -> None:
     path = write_log(tmp_path)
     lines, name = path.read_bytes().splitlines(keepends=True), "bank"
@@ -274,6 +275,8 @@ def test_a_log_that_cannot_be_replayed_is_refused_with_its_place(tmp_path: Path,
         path.write_bytes(b"".join(lines[:2] + lines[3:]))
     elif kind == "another owner":
         name = "platform"
+    elif kind == "no number":
+        rechain(path, lambda entry: entry | ({"lookup_range": "wide"} if entry.get("state") == "start" else {}))
     elif kind == "no log":
         path.write_bytes(b"hello\n")
     else:
