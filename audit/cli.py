@@ -16,6 +16,7 @@ from audit.errors import UsageError
 from audit.ledger import LogRejected
 from audit.proof_commands import check_proof_command, prove_command
 from audit.record import write_atomic
+from audit.replay_commands import replay
 from audit.report_commands import report_command
 from audit.verify import StepResult, VerifiedLogs, verify_logs
 
@@ -176,6 +177,7 @@ def _write(path: Path | None, data: Mapping[str, Any]) -> None:
 cli.add_command(prove_command)
 cli.add_command(check_proof_command)
 cli.add_command(report_command)
+cli.add_command(replay)
 
 
 def main() -> int:
