@@ -318,5 +318,5 @@ def test_the_auditors_own_limits_are_checked(tmp_path: Path) -> None:
         with pytest.raises(LogRejected) as caught:
             verify_logs(list(folders.values()), policy=strict)
         assert (caught.value.step, caught.value.code) == (8, code)
-    strict.write_text(f"{text}\n[limits]\nkey_bits_min = 2048\nminimum_intersection = 10\nrounds_max = 64\n")
+    strict.write_text(f"{text}\n[limits]\nkey_bits_min = 2048\nminimum_intersection = 5\nrounds_max = 64\n")
     assert verify_logs(list(folders.values()), policy=strict).exit_status == 0
