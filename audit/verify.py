@@ -220,7 +220,7 @@ class _Run:
         except IsthmusError as error:
             raise _unusable(error.code, error.message, error.remedy) from None
         for path in logs:
-            source = _locate(path)
+            source = locate(path)
             if any(source.name == other.name for other in self.sources):
                 raise _unusable("audit.log_twice", f"The log {source.name!r} was given twice.", "Give each log once.")
             source.key = self._trusted_key(source)
@@ -423,7 +423,7 @@ def _own_key(source: LogSource) -> VerifierKey | None:
     return key
 
 
-def _locate(given: Path) -> LogSource:
+def locate(given: Path) -> LogSource:
     """Find a log's file and name from its file, its folder, or the state or node folder above it."""
     if given.is_dir():
         places = [given / LOG_FILE, given / "log" / LOG_FILE, given / "state" / "log" / LOG_FILE]
