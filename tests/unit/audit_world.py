@@ -87,10 +87,10 @@ def approvals(
     return told + (others if decision == "approve" else [])
 
 
-def messages_of(step: str, number: int, sender: str, *, sets: dict[str, int], batch: int) -> list[tuple[str, int, int]]:
-    """Type, items and length of what one party says in a step, cut into messages of ``batch`` items."""
+def figures(sender: str, sets: dict[str, int]) -> Figures:
+    """The job's public figures from one party's side."""
     peer = PLATFORM if sender == BANK else BANK
-    figures = Figures(
+    return Figures(
         holds_label=sender == BANK,
         key_bits=SPEC.model.key_bits,
         rounds=SPEC.model.rounds,
@@ -103,8 +103,12 @@ def messages_of(step: str, number: int, sender: str, *, sets: dict[str, int], ba
         peer_columns=COLUMNS[peer],
         base_rate=RATE,
     )
+
+
+def messages_of(step: str, number: int, sender: str, *, sets: dict[str, int], batch: int) -> list[tuple[str, int, int]]:
+    """Type, items and length of what one party says in a step, cut into messages of ``batch`` items."""
     told: list[tuple[str, int, int]] = []
-    for part in legal_messages(step, figures, round=number, directive=NUMBERS[step]):
+    for part in legal_messages(step, figures(sender, sets), round=number, directive=NUMBERS[step]):
         if isinstance(part, Single):
             told.append((part.type, 1, part.shortest))
         elif isinstance(part, Turns):
