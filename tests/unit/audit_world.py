@@ -147,6 +147,7 @@ def attempt(
     if step == "finish":
         batch = 1
     sizes = sets or SETS
+    told += [Event(log, "commitment", {**labels, **made}) for log in (BANK, PLATFORM) for made in commitments(step, log, sizes)]
     said = {sender: messages_of(step, number, sender, sets=sizes, batch=batch) for sender in (BANK, PLATFORM)}
     for index, pair in enumerate(itertools.zip_longest(said[BANK], said[PLATFORM])):
         for message, (sender, receiver) in zip(pair, ((BANK, PLATFORM), (PLATFORM, BANK)), strict=True):
@@ -182,6 +183,19 @@ def attempt(
         ]
         told += [Event(COORDINATOR, "disclosure", {**event.fields, "party": party}) for event in heard]
     return told + [Event(log, "") for log in KEYS]
+
+
+def commitments(step: str, log: str, sets: dict[str, int]) -> list[dict[str, Any]]:
+    """What a node commits to before a step's first message."""
+    digest = {"sha256": hashlib.sha256(f"{step} {log}".encode()).hexdigest()}
+    made: dict[str, list[dict[str, Any]]] = {
+        "align": [{"what": "dataset", "rows": sets[log]}],
+        "prepare": [
+            {"what": "encoded", "rows": SHARED, "columns": COLUMNS[log] - (log == BANK)},
+            {"what": "paillier key", "bits": SPEC.model.key_bits},
+        ],
+    }
+    return [made_of | digest for made_of in made.get(step, [])]
 
 
 def disclosures(

@@ -8,7 +8,6 @@ from unittest import mock
 
 import pytest
 
-from audit.bounds import Bounds
 from audit.history import Shape
 from audit.ledger import LogRejected
 from audit.protocol import legal_messages
@@ -194,9 +193,25 @@ def ends_twice_otherwise(told: list[Event]) -> None:
 
 
 def commitment_after_the_first_message(told: list[Event]) -> None:
-    labels = {"job": JOB, "step": "prepare", "round": 0, "attempt": 0}
-    at = index(told, BANK, "message", step="prepare") + 1
-    told.insert(at, Event(BANK, "commitment", {**labels, "what": "dataset", "sha256": "33" * 32}))
+    late = of(told, BANK, "commitment", what="encoded")
+    told.remove(late)
+    told.insert(index(told, BANK, "message", step="prepare") + 1, late)
+
+
+def no_commitment_to_the_data_set(told: list[Event]) -> None:
+    told.remove(of(told, PLATFORM, "commitment", what="dataset"))
+
+
+def no_commitment_to_the_key(told: list[Event]) -> None:
+    told.remove(of(told, BANK, "commitment", what="paillier key"))
+
+
+def committed_to_more_rows(told: list[Event]) -> None:
+    of(told, BANK, "commitment", what="dataset").fields["rows"] += 1
+
+
+def committed_to_another_number_of_columns(told: list[Event]) -> None:
+    of(told, BANK, "commitment", what="encoded").fields["columns"] += 1
 
 
 def message_before_the_start(told: list[Event]) -> None:
@@ -298,6 +313,10 @@ def repeated_on_other_numbers(told: list[Event]) -> None:
         (an_unknown_kind_after_the_end, "audit.after_end"),
         (ends_twice_otherwise, "audit.after_end"),
         (commitment_after_the_first_message, "audit.commitment_late"),
+        (no_commitment_to_the_data_set, "audit.commitment_missing"),
+        (no_commitment_to_the_key, "audit.commitment_missing"),
+        (committed_to_more_rows, "audit.commitment_sizes"),
+        (committed_to_another_number_of_columns, "audit.commitment_sizes"),
         (message_before_the_start, "audit.order"),
         (started_twice, "audit.order"),
         (done_twice, "audit.order"),
@@ -394,13 +413,16 @@ def test_small_keys_are_a_warning_where_they_are_allowed(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("bounds", "code"),
     [
-        (Bounds(key_bits_min=4096), "audit.key_bits"),
-        (Bounds(minimum_intersection=6), "audit.intersection"),
-        (Bounds(rounds_max=0), "audit.rounds"),
+        ("key_bits_min = 4096", "audit.key_bits"),
+        ("minimum_intersection = 6", "audit.intersection"),
     ],
 )
-def test_beyond_the_auditors_bounds(tmp_path: Path, bounds: Bounds, code: str) -> None:
-    error = verify(tmp_path, events(), bounds=bounds)
+def test_beyond_the_auditors_bounds(tmp_path: Path, bounds: str, code: str) -> None:
+    trusted = policy(tmp_path)
+    trusted.write_text(f"{trusted.read_text()}\n[limits]\n{bounds}\n")
+    with pytest.raises(LogRejected) as caught:
+        verify_logs(list(write(tmp_path, events()).values()), policy=trusted)
+    error = caught.value
     assert (error.step, error.code) == (8, code)
 
 
@@ -428,9 +450,7 @@ def test_a_disclosure_to_a_stranger(tmp_path: Path) -> None:
 
 def test_a_key_of_another_size_than_the_jobs(tmp_path: Path) -> None:
     told = events()
-    labels = {"job": JOB, "step": "prepare", "round": 0, "attempt": 0}
-    key = Event(BANK, "commitment", {**labels, "what": "paillier key", "sha256": "33" * 32, "bits": 2048})
-    told.insert(index(told, BANK, "step", step="prepare", state="start") + 1, key)
+    of(told, BANK, "commitment", what="paillier key").fields["bits"] = 2048
     error = verify(tmp_path, told)
     assert (error.step, error.code) == (8, "audit.key_bits")
 
