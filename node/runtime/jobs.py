@@ -34,6 +34,7 @@ from node.runtime.cosigning import CosignedLog
 from node.runtime.disclosures import receipt
 from node.runtime.execution import Connect, Execution
 from node.runtime.journal import Log, StepLabels
+from node.runtime.retention import Sweeper, on_job_end
 from node.runtime.seeds import draw_seed
 from node.runtime.steps import ORDER
 from node.runtime.store import FINAL, TRANSITIONS, JobRow, SignedDecision, StepRow, Store
@@ -90,7 +91,10 @@ class Jobs:
     ) -> None:
         self._parts, self._report, self._progress, self._notify = parts, report, progress, notify
         self._running: dict[str, Execution] = {}
+        self._sweeper = Sweeper(parts.store, parts.policy.retention, parts.clock)
         self._lock = threading.RLock()
+        self._deciding = threading.RLock()
+        """Held where a decision or a job's end is written: nothing of a job comes after its end in the log."""
         if parts.cosigning is not None:
             parts.cosigning.on_refused = self._refused
             for row in parts.store.jobs():
@@ -191,8 +195,9 @@ class Jobs:
             if party not in found:
                 raise _not_approved(row.job, f"the coordinator passed on no approval of {party}")
             signed = SignedDecision(found[party].statement, found[party].signature)
-            if self._parts.store.put_decision(row.job, party, signed):
-                self._log_approval(row.job, signed)
+            with self._deciding:
+                if self._known(row.job)[0].state not in FINAL and self._parts.store.put_decision(row.job, party, signed):
+                    self._log_approval(row.job, signed)
 
     def _author(self, job: str, spec: JobSpec, decision: control_pb2.Decision) -> str:
         """The party whose key signed an approval of this very job."""
@@ -222,7 +227,8 @@ class Jobs:
 
     # -- decisions here
     def poll(self) -> None:
-        """Act on what people asked for at the command line."""
+        """Act on what people asked for at the command line; remove, once a day, what is no longer to be kept."""
+        self._sweeper.poll()
         for request in self._parts.store.requests():
             try:
                 code = "job.rejected_here" if request.decision == "reject" else ""
@@ -232,9 +238,19 @@ class Jobs:
                 self._notify(f"error: {error}")
 
     def decide(self, job: str, *, decision: str, by: str, code: str = "") -> None:
-        """Sign a decision, write it down and send it.  An approval draws the job's seed and commits to it first."""
+        """Sign a decision, write it down and send it.  An approval draws the job's seed and commits to it first.
+
+        Raises:
+            UsageError: ``job.unknown``, ``job.ended``.  PolicyError: the policy no longer allows it.
+        """
+        with self._deciding:
+            row, spec = self._known(job)
+            if row.state in FINAL:
+                raise UsageError("job.ended", f"Job {job[:12]} has ended here: {row.state}.", remedy="Submit a new job.")
+            self._decide(job, spec, decision, by, code)
+
+    def _decide(self, job: str, spec: JobSpec, decision: str, by: str, code: str) -> None:
         parts = self._parts
-        _, spec = self._known(job)
         name, peer = parts.identity.name, spec.peer_of(parts.identity.name).name
         statement = approval_statement(job=job, party=name, peer=peer, decision=decision, by=by, time=parts.now())
         signed = SignedDecision(statement.decode(), parts.identity.log_key.sign(statement).hex())
@@ -376,9 +392,12 @@ class Jobs:
 
     def _conclude(self, end: control_pb2.JobEnd) -> None:
         """Write the disclosure receipt and the end into the log, then move the job."""
-        row, _ = self._known(end.job)
-        if row.state in FINAL:
-            return
+        with self._deciding:
+            row, _ = self._known(end.job)
+            if row.state not in FINAL:
+                self._write_conclusion(row, end)
+
+    def _write_conclusion(self, row: JobRow, end: control_pb2.JobEnd) -> None:
         state, code = end.outcome, end.code if is_code(end.code) else ""
         if state not in TRANSITIONS[row.state]:
             _log.warning("job %s: the coordinator said %r while it was %s here", end.job[:12], end.outcome, row.state)
@@ -392,6 +411,7 @@ class Jobs:
         self._parts.log.append("job", job=job, state=state, code=code)
         self._parts.log.checkpoint()
         self._parts.store.move(job, state, now=self._parts.now(), code=code)
+        on_job_end(self._parts.store.files(job), self._parts.policy.retention)
 
     def _write_receipt(self, job: str) -> None:
         rows = self._parts.store.disclosures(job)

@@ -13,14 +13,16 @@ import sqlalchemy as sa
 from audit.identity import Identity
 from audit.spec import JobSpec
 from node.crypto.drbg import Drbg
-from node.errors import IsthmusError
+from node.data.load import load_table
+from node.errors import IsthmusError, UsageError
 from node.protocols.metrics import Metrics
 from node.runtime import steps
 from node.runtime.disclosures import Facts, of_step, receipt
+from node.runtime.files import texts_from_arrays, texts_to_arrays
 from node.runtime.jobs import ATTEMPTS_MAX
 from node.runtime.journal import StepLabels
 from node.runtime.serve import dials
-from node.runtime.steps import StepResult, store_result, texts_from_arrays, texts_to_arrays
+from node.runtime.steps import StepResult, store_result
 from protos import control_pb2
 from tests.nodes import TestNode, approvals_of, identities, node, spec_of, write_node
 
@@ -214,6 +216,21 @@ def test_an_ended_job_runs_nothing_and_an_end_that_cannot_be_is_a_failure(bank: 
     assert refusal(bank, StepLabels(job, "align", 0, 0)) == "job.ended"
 
 
+def test_nothing_is_decided_after_the_end(bank: TestNode, known: dict[str, Identity]) -> None:
+    """A person approves while the other side's rejection ends the job: the end stays the job's last entry."""
+    spec = spec_of()
+    job = spec.identity()
+    bank.jobs.handle(control_pb2.Directive(offer=control_pb2.Offer(job=job, spec=spec.canonical().decode())))
+    bank.store.request(job, decision="approve", by="Ana")
+    bank.jobs.handle(control_pb2.Directive(job_end=control_pb2.JobEnd(job=job, outcome="rejected", code="coordinator.rejected")))
+    with pytest.raises(UsageError) as caught:
+        bank.jobs.decide(job, decision="approve", by="Ana")
+    assert caught.value.code == "job.ended"
+    bank.jobs.poll()
+    bank.jobs.handle(control_pb2.Directive(approvals=approvals_of(spec, known)))
+    assert [entry["kind"] for entry in bank.entries() if entry["job"] == job] == ["spec", "job"]
+
+
 def test_after_a_reconnect_decisions_and_outcomes_are_said_again(bank: TestNode, known: dict[str, Identity]) -> None:
     job = approved(bank, known, spec_of())
     bank.store.begin_step(job, "align", 0, 0, now="")
@@ -340,7 +357,9 @@ def test_secrets_show_in_no_representation(bank: TestNode, known: dict[str, Iden
         coefficients=[],
         lookup_range=0.0,
         progress=lambda *_: None,
-        commit=lambda *_: None,
+        commit=lambda *_, **__: None,
+        load=lambda: load_table(bank.config.dataset[0], features=["a"], label="y", normalise="exact"),
+        keep=lambda _: None,
     )
     for shown in (repr(result), str(result), repr(context), repr(bank.parts)):
         assert repr(seed)[2:-1] not in shown
