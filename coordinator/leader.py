@@ -32,7 +32,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from sqlalchemy import Connection, Engine, Row, text
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from audit.identity import Identity
 from coordinator.config import CoordinatorConfig
@@ -155,7 +155,7 @@ class Leadership:
                 if standing.holder != last:
                     told(standing)
                 first, last = False, standing.holder
-            except DatabaseError as error:
+            except DBAPIError as error:
                 self._drop_session()
                 if first:
                     raise unusable(self.engine.url, error) from None
@@ -257,7 +257,7 @@ class Leadership:
                     {"lease": self._lease, "epoch": self._epoch},
                 ).first()
                 session.commit()
-            except DatabaseError:
+            except SQLAlchemyError:
                 # With the session goes its lock, so that another may lead already.
                 self.lose("its session with the database was cut")
                 return
@@ -280,9 +280,9 @@ class Leadership:
         session, self._session = self._session, None
         if session is not None:
             # Closed for good and not given back to the pool: its advisory lock ends with it.
-            with contextlib.suppress(DatabaseError):
+            with contextlib.suppress(DBAPIError):
                 session.invalidate()
-            with contextlib.suppress(DatabaseError):
+            with contextlib.suppress(DBAPIError):
                 session.close()
 
 
@@ -302,7 +302,7 @@ def standing(engine: Engine) -> Standing:
                 ),
                 {"c": LOCK_CLASS, "e": row.epoch},
             )
-    except DatabaseError as error:
+    except DBAPIError as error:
         raise unusable(engine.url, error) from None
     return Standing(int(row.epoch), str(row.holder), float(row.remaining), bool(held))
 

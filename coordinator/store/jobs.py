@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 from sqlalchemy import Connection, Engine, select
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from audit.spec import parse_spec
@@ -80,7 +80,7 @@ class Store:
                 if self._fence is not None:
                     self._fence(session.connection())
                 session.merge(_row(job))
-        except DatabaseError as error:
+        except DBAPIError as error:
             raise write_failed(self._engine.url, error) from None
 
     def load(self, identity: str) -> Job | None:
@@ -113,7 +113,7 @@ class Store:
         try:
             with Session(self._engine) as session:
                 yield session
-        except DatabaseError as error:
+        except DBAPIError as error:
             raise read_failed(self._engine.url, error) from None
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sqlalchemy import Connection, Engine, delete, func, insert, select
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DBAPIError
 
 from audit.checkpoint import Checkpoint, parse_note, verify_checkpoint
 from audit.errors import IsthmusError
@@ -92,7 +92,7 @@ class LogMirror:
             with self._engine.begin() as connection:
                 self._fence(connection)
                 yield connection
-        except DatabaseError as error:
+        except DBAPIError as error:
             failure = write_failed(self._engine.url, error)
             self._failed(failure.message)
             raise failure from None
@@ -120,7 +120,7 @@ class LogMirror:
                     size: bytes(note) for size, note in connection.execute(select(LogCheckpointRow.size, LogCheckpointRow.note))
                 }
                 seen = {log: bytes(note) for log, note in connection.execute(select(WitnessNoteRow.log, WitnessNoteRow.note))}
-        except DatabaseError as error:
+        except DBAPIError as error:
             raise read_failed(self._engine.url, error) from None
         except OSError as error:
             raise _unwritten(folder, error) from None

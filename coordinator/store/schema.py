@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect, select, text
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DBAPIError
 
 from coordinator.errors import DataError, UsageError
 from coordinator.store.engine import describe, unusable
@@ -57,7 +57,7 @@ def revision(engine: Engine) -> str:
     try:
         with engine.connect() as connection:
             return _checked(_found(connection))
-    except DatabaseError as error:
+    except DBAPIError as error:
         raise unusable(engine.url, error) from None
 
 
@@ -78,7 +78,7 @@ def upgrade(engine: Engine) -> Upgrade:
             sqlite = engine.dialect.name == "sqlite"
             backup = _copy(engine.url.database or "") if sqlite and before else ""
             _migrate(connection, before)
-    except DatabaseError as error:
+    except DBAPIError as error:
         raise unusable(engine.url, error) from None
     if before:
         _log.info("the database %s was brought from revision %s to %s", describe(engine.url), before, HEAD)
