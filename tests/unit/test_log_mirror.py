@@ -170,19 +170,20 @@ def test_a_database_that_fails_is_told(sides: Sides) -> None:
 # --- a folder that is ahead -------------------------------------------------------------------------------------------------------
 
 
-def test_a_log_that_was_kept_without_a_database_is_brought_there(sides: Sides) -> None:
+def test_a_log_that_was_kept_without_a_database_is_brought_there(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coordinator.store.log.BATCH", 10)
     writer = LogWriter.open(sides.folder / "a", key=KEY, clock=clock)
-    for n in range(1100):
+    for n in range(35):
         writer.append("job", number_of_run=n)
     note = writer.checkpoint()
-    writer.add_cosignature(1100, cosign(parse_note(note.encode()).text, BANK, time=5), BANK.verifier)
+    writer.add_cosignature(35, cosign(parse_note(note.encode()).text, BANK, time=5), BANK.verifier)
     writer.close()
     old = sides.log("a")
     sides.run("a", 2)
     sides.run("b", 2)
     assert sides.log("b").startswith(sides.log("a"))
     assert sides.log("a").startswith(old)
-    verify_cosignature(parse_note((sides.folder / "b" / "checkpoints" / f"{1100:012d}").read_bytes()), BANK.verifier)
+    verify_cosignature(parse_note((sides.folder / "b" / "checkpoints" / f"{35:012d}").read_bytes()), BANK.verifier)
 
 
 def test_a_database_that_lost_its_last_transactions_gets_them_back(sides: Sides, caplog: pytest.LogCaptureFixture) -> None:
