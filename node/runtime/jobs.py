@@ -323,7 +323,9 @@ class Jobs:
         place = _place(labels.step, labels.round)
         done = {_place(row.step, row.round) for row in rows if row.state == "done"}
         furthest = max((_place(row.step, row.round) for row in rows), default=(0, 0))
-        if place < furthest or (place != (0, 0) and _before(place, done) not in done):
+        # Between rounds the preparation may run again: no mask was left for a round that has to start once more.
+        refill = labels.step == "prepare" and ORDER[furthest[0]] == "round"
+        if (place < furthest and not refill) or (place != (0, 0) and _before(place, done) not in done):
             raise UsageError(
                 "job.step_order",
                 f"{labels.step}, round {labels.round}, is not due in job {labels.job[:12]}.",

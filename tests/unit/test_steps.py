@@ -201,11 +201,14 @@ def test_a_step_before_the_furthest_one_is_not_run_again(bank: TestNode, known: 
         assert bank.jobs.check_start(StepLabels(job, step, number, 0))
         bank.store.begin_step(job, step, number, 0, now="")
         bank.store.end_step(job, step, number, 0, state="done", now="")
-    assert refusal(bank, StepLabels(job, "prepare", 0, 1)) == "job.step_order"
+    assert refusal(bank, StepLabels(job, "align", 0, 1)) == "job.step_order"
+    assert bank.jobs.check_start(StepLabels(job, "prepare", 0, 1)), "fresh masks for a round that has to start again"
     assert refusal(bank, StepLabels(job, "evaluate", 0, 1)) == "job.step_order"
     assert bank.jobs.check_start(StepLabels(job, "round", 2, 0))
     assert bank.jobs.check_start(StepLabels(job, "finish", 0, 0))  # training may stop early
     assert bank.jobs.check_start(StepLabels(job, "round", 1, 1))
+    bank.store.begin_step(job, "finish", 0, 2, now="")
+    assert refusal(bank, StepLabels(job, "prepare", 0, 3)) == "job.step_order"
 
 
 def test_an_ended_job_runs_nothing_and_an_end_that_cannot_be_is_a_failure(bank: TestNode, known: dict[str, Identity]) -> None:
