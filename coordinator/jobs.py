@@ -296,7 +296,7 @@ def restart(job: Job) -> Outcome:
 
 
 def _masks_used(job: Job, round: int, attempt: int) -> int:
-    """The place of the masks that this attempt of a round takes among those of the last preparation, from 0 (as the nodes count)."""
+    """The place, from 0, of the masks that this attempt of a round takes among those last prepared; the nodes count alike."""
     prepared = [step.attempt for step in job.steps if step.step == "prepare" and step.state == "done"]
     return round - 1 + attempt - prepared[-1]
 
