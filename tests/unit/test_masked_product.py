@@ -160,7 +160,7 @@ def test_inner_products_of_shared_vectors() -> None:
     kept: list[list[Any]] = [[], []]
     for t in (1, 2, 3):
 
-        def half(side: int, t: int = t) -> Any:
+        def half(side: int, t: int = t, kept: list[list[Any]] = kept) -> Any:
             return lambda ch: inner_products(
                 ch,
                 keys=keys_of(side),
