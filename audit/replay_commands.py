@@ -19,7 +19,7 @@ RESULTS = {0: "all reproduced", 1: "something differs", 2: "not everything can b
 
 
 @click.command()
-@click.argument("node_folder", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="NODE_FOLDER")
+@click.argument("node_folder", type=click.Path(path_type=Path), metavar="NODE_FOLDER")
 @click.option("--job", "prefix", metavar="PREFIX", help="Replay this job alone: its hash or the first digits of it.")
 @click.option(
     "--workers", type=click.IntRange(1, 256), metavar="N", help="Worker processes; the result is the same for any number."

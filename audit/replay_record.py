@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from audit.errors import DataError, UsageError
 from audit.merkle import Frontier
@@ -43,7 +43,7 @@ class RecordedAttempt:
     """One attempt as the log tells it.
 
     Attributes:
-        coefficients, lookup_range: the coordinator's numbers, as texts that read back to the same doubles.
+        coefficients, lookup_range: the coordinator's numbers; the log's texts read back to the same doubles.
         state: ``start``, ``done`` or ``failed`` (with ``code``).
         policy, software: the entries of these kinds that held when it began; empty where the log has none.
         sent, received, committed: how many such entries it has.
@@ -55,8 +55,8 @@ class RecordedAttempt:
     last_offset: int
     policy: Entry
     software: Entry = field(default_factory=dict)
-    coefficients: tuple[str, ...] = ()
-    lookup_range: str = "0.0"
+    coefficients: tuple[float, ...] = ()
+    lookup_range: float = 0.0
     state: str = "start"
     code: str = ""
     sent: int = 0
@@ -207,9 +207,8 @@ class _Reader:
         if kind == "step":
             attempt.state, attempt.code = str(entry.get("state", "")), str(entry.get("code", ""))
             if attempt.state == "start":
-                numbers: Any = entry.get("coefficients", [])
-                attempt.coefficients = tuple(str(text) for text in numbers)
-                attempt.lookup_range = str(entry.get("lookup_range", "0.0"))
+                attempt.coefficients = _numbers(entry.get("coefficients", []))
+                (attempt.lookup_range,) = _numbers([entry.get("lookup_range", "0.0")])
         elif kind == "message":
             if entry.get("direction") == "sent":
                 attempt.sent += 1
@@ -219,6 +218,13 @@ class _Reader:
             attempt.committed += 1
         elif kind == "disclosure":
             attempt.disclosures.append(entry)
+
+
+def _numbers(texts: Json) -> tuple[float, ...]:
+    try:
+        return tuple(float(str(text)) for text in (texts if isinstance(texts, list) else [texts]))
+    except ValueError:
+        raise DataError("log.entry_malformed", "its coefficients or lookup range are no numbers") from None
 
 
 def _name(entry: Entry) -> AttemptName:

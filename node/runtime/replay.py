@@ -175,7 +175,7 @@ class NodeJob:
             seed=self._seed().value,
             engine=self.engine,
             bounds=_bounds_of(attempt.policy, self.bounds),
-            numbers=Numbers([float(text) for text in attempt.coefficients], float(attempt.lookup_range)),
+            numbers=Numbers(attempt.coefficients, attempt.lookup_range),
             commit=wire.commit,
             load=load,
             keep=lambda _: None,

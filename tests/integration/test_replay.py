@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,15 +20,14 @@ from numpy._core._multiarray_umath import __cpu_dispatch__ as DISPATCHED
 
 from audit.cli import cli
 from audit.console import run
+from node.engine import PoolEngine
 from node.runtime.files import JobFiles
 from node.runtime.journal import JournalChannel
 from node.runtime.kept import FOLDER, read_inbound, read_table, write_table
 from node.runtime.seeds import SEED_FILE, draw_seed
-from tests.replay_world import PARTIES, World, differing, make_world, replay
-
-
-def first_job(world: World) -> str:
-    return next(iter((world.home("bank") / "state" / "jobs").iterdir())).name
+from protos.peer_pb2 import PaillierKey
+from tests.rechain import rechain
+from tests.replay_world import PARTIES, SHARED, World, differing, make_world, replay
 
 
 @pytest.fixture(scope="module", params=PARTIES)
@@ -63,6 +64,19 @@ def test_every_message_of_a_job_comes_out_again(finished: World, name: str) -> N
     steps = [(result.name.step, result.name.round) for job in found.jobs for result in job.results if result.name]
     assert steps == [("align", 0), ("prepare", 0), ("round", 1), ("round", 2), ("finish", 0), ("evaluate", 0)]
     assert found.size == len(logged)
+
+
+def test_the_command_says_so(finished: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(cli, ["replay", str(finished.home("bank"))], usage_status=3) == 0
+    lines = capsys.readouterr().out.splitlines()
+    sent = replay(finished.home("bank")).sent
+    assert f"{sent} of {sent} messages reproduced" in lines
+    assert lines[-1] == "result: all reproduced"
+    assert lines[0].endswith("(finished)")
+    assert [line.split(":")[0] for line in lines[1:7]] == [f"✓  {step}" for step in STEPS]
+
+
+STEPS = ("align", "prepare", "round 1", "round 2", "finish", "evaluate")
 
 
 def test_nothing_in_the_folder_is_changed(finished: World) -> None:
@@ -124,8 +138,6 @@ def test_the_disabled_instructions_are_those_that_numpy_would_use() -> None:
 
 
 def test_a_job_of_two_workers_replayed_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from node.engine import PoolEngine
-
     pools = [PoolEngine(2), PoolEngine(2)]
     monkeypatch.setattr("tests.nodes.InlineEngine", lambda: pools.pop())
     held = list(pools)
@@ -140,6 +152,58 @@ def test_a_job_of_two_workers_replayed_by_one(tmp_path: Path, monkeypatch: pytes
     for name in PARTIES:
         found = world.replay(name, workers=1)
         assert (found.exit_status, found.reproduced) == (0, found.sent)
+
+
+# ---- commitments
+
+
+def entries(folder: Path, *kinds: str) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in (folder / "state" / "log" / "log.jsonl").read_bytes().splitlines()]
+    return [entry for entry in found if entry["kind"] in kinds]
+
+
+@pytest.mark.parametrize("name", PARTIES)
+def test_commitments_come_before_the_first_message(finished: World, name: str) -> None:
+    found = entries(finished.home(name), "commitment", "message")
+    said = {step: [e for e in found if e["step"] == step] for step in ("", "align", "prepare", "round", "finish", "evaluate")}
+    assert [e["what"] for e in said[""]] == ["seed"]
+    (dataset,), (encoded, key) = ([e for e in said[step] if e["kind"] == "commitment"] for step in ("align", "prepare"))
+    assert said["align"][0] == dataset
+    assert said["prepare"][:2] == [encoded, key]
+    assert not any(e["kind"] == "commitment" for step in ("round", "finish", "evaluate") for e in said[step])
+    rows = len((finished.home(name) / ("cards.csv" if name == "bank" else "shop.csv")).read_text().splitlines()) - 1
+    assert (dataset["what"], dataset["rows"]) == ("dataset", rows)
+    columns = json.loads((kept(finished.home(name)).parent / "model.json").read_bytes())["columns"]
+    assert (encoded["what"], encoded["rows"], encoded["columns"]) == ("encoded", SHARED, len(columns))
+    assert (key["what"], key["bits"]) == ("paillier key", 512)
+
+
+@pytest.mark.parametrize("name", PARTIES)
+def test_the_key_committed_to_is_the_one_that_the_other_side_received(finished: World, name: str) -> None:
+    (key,) = [e for e in entries(finished.home(name), "commitment") if e["what"] == "paillier key"]
+    received = next(read_inbound(kept(finished.home("platform" if name == "bank" else "bank")) / "prepare-0-0.inbound"))
+    message = PaillierKey.FromString(received)
+    assert hashlib.sha256(message.modulus + message.h_s).hexdigest() == key["sha256"]
+
+
+def test_disclosures_are_salted(finished: World) -> None:
+    salts = [e["salt"] for name in PARTIES for e in entries(finished.home(name), "disclosure")]
+    assert len(salts) > 15
+    assert len(set(salts)) == len(salts)
+    assert all(re.fullmatch("[0-9a-f]{32}", salt) for salt in salts)
+
+
+def test_a_value_that_changes_after_the_alignment_is_refused(tmp_path: Path) -> None:
+    world = make_world(tmp_path, retention="", shared=100)
+    with world.nodes():
+        job = world.approve(world.spec())
+        world.done(job=job, step="align")
+        path = world.home("platform") / "shop.csv"
+        lines = path.read_text().splitlines()
+        cells = lines[-1].split(",")
+        path.write_text("\n".join([*lines[:-1], ",".join([cells[0], f"{float(cells[1]) + 0.0001:.4f}", *cells[2:]])]))
+        reports = world.step(job=job, step="prepare")
+        assert {report.code for report in reports} == {"data.changed"}
 
 
 # ---- restarts and failures
@@ -190,6 +254,11 @@ def test_restarted_steps_and_a_failed_job(tmp_path: Path, monkeypatch: pytest.Mo
         assert (other.exit_status, other.reproduced) == (0, other.sent)
         assert other.jobs[0].results[-1].state.startswith("failed")
         assert world.replay(name).sent == found.sent + other.sent
+        # What a crash cut off is missed alone: the attempts that came after do not need it.
+        (world.home(name) / "state" / "jobs" / whole / FOLDER / "prepare-0-1.inbound").write_bytes(b"isthin1\n")
+        found = world.replay(name, job=whole)
+        verdicts = [result.verdict for result in found.jobs[0].results]
+        assert (found.exit_status, verdicts.count("missing"), verdicts.count("reproduced")) == (2, 1, 8)
 
 
 def test_a_changed_source_between_two_attempts(tmp_path: Path) -> None:
@@ -457,7 +526,6 @@ def test_a_log_that_was_altered_is_no_input(copied: Path, capsys: pytest.Capture
 
 def test_a_log_whose_own_word_is_another_is_caught(copied: Path) -> None:
     """A disclosure of another value than computed, in a log that is chained anew."""
-    from tests.rechain import rechain
 
     def change(entry: dict[str, Any]) -> dict[str, Any]:
         if entry["kind"] == "disclosure" and entry["step"] == "prepare" and entry["what"] == "columns":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from audit.replay_record import AttemptName, RecordedAttempt, read_record
 from audit.signing import SigningKey
 from node.runtime.steps import ORDER
 from node.transport.channel import MESSAGE_TYPES
+from tests.rechain import rechain
 
 JOB = "ab" * 32
 NAME = AttemptName("align", 0, 2)
@@ -148,12 +150,10 @@ class Scripted:
 
 
 class Node:
-    def __init__(self, path: Path, job: Scripted) -> None:
-        self.name, self.log_path, self.served, self._job = "bank", path, False, job
+    def __init__(self, path: Path, job: Scripted, *, served: bool = False) -> None:
+        self.name, self.log_path, self.served, self._job = "bank", path, served, job
 
     def job(self, record: Any) -> Any:
-        import contextlib
-
         return contextlib.nullcontext(self._job)
 
     def close(self) -> None:
@@ -189,7 +189,7 @@ def test_a_log_is_read_as_it_was_written(tmp_path: Path) -> None:
     (job,) = record.chosen("ABAB")
     attempt = job.attempts[NAME]
     assert (job.seed_commitment, job.state, job.document, job.sent) == ("5" * 64, "failed", "{}", 1)
-    assert (attempt.coefficients, attempt.lookup_range, attempt.state) == (("0.1",), "8.0", "done")
+    assert (attempt.coefficients, attempt.lookup_range, attempt.state) == ((0.1,), 8.0, "done")
     assert (attempt.sent, attempt.received, attempt.committed, len(attempt.disclosures)) == (1, 1, 1, 1)
     assert attempt.policy["minimum_intersection"] == 7
     assert [entry["kind"] for entry in record.entries(JOB, attempt)] == ["commitment", "message", "message"]
@@ -246,6 +246,14 @@ def test_another_disclosure_or_seed_differs(tmp_path: Path) -> None:
     assert (found.exit_status, found.first("differs").type, found.reproduced) == (1, "seed", 0)
 
 
+def test_what_runs_now_is_left_out_and_what_ran_when_the_node_died_is_followed(tmp_path: Path) -> None:
+    path = write_log(tmp_path, state="start")
+    running = replay_module.replay_node(Node(path, Scripted(say), served=True), prefix=None, on_result=lambda *_: None)
+    assert (running.exit_status, running.first("missing").code) == (2, "replay.running")
+    stopped = replayed(path, Scripted(say))
+    assert (stopped.exit_status, stopped.reproduced) == (0, 1)
+
+
 def test_a_fault_of_the_software_is_not_taken_for_a_verdict(tmp_path: Path) -> None:
     def broken(_: ReplayWire) -> None:
         raise ZeroDivisionError
@@ -257,7 +265,7 @@ def test_a_fault_of_the_software_is_not_taken_for_a_verdict(tmp_path: Path) -> N
 # ---- input that cannot be used
 
 
-@pytest.mark.parametrize("kind", ["altered", "cut out", "another owner", "no log", "missing"])
+@pytest.mark.parametrize("kind", ["altered", "cut out", "another owner", "no log", "missing", "no number"])
 def test_a_log_that_cannot_be_replayed_is_refused_with_its_place(tmp_path: Path, kind: str) -> None:
     path = write_log(tmp_path)
     lines, name = path.read_bytes().splitlines(keepends=True), "bank"
@@ -267,6 +275,8 @@ def test_a_log_that_cannot_be_replayed_is_refused_with_its_place(tmp_path: Path,
         path.write_bytes(b"".join(lines[:2] + lines[3:]))
     elif kind == "another owner":
         name = "platform"
+    elif kind == "no number":
+        rechain(path, lambda entry: entry | ({"lookup_range": "wide"} if entry.get("state") == "start" else {}))
     elif kind == "no log":
         path.write_bytes(b"hello\n")
     else:

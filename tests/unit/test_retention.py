@@ -141,10 +141,10 @@ def test_a_data_set_comes_back_as_it_was_loaded(tmp_path: Path) -> None:
 
 def test_the_same_data_are_kept_once(tmp_path: Path) -> None:
     files = JobFiles(tmp_path / "jobs" / JOB / "kept")
-    for attempt in range(3):
-        write_table(files, attempt, table(rows_read=5 if attempt < 2 else 6), ("x", "g"), DECLARED)
-    assert (files.folder / table_name(0)).samefile(files.folder / table_name(1))
-    sizes = [(files.folder / table_name(attempt)).stat().st_size for attempt in (0, 2)]
+    for attempt, rows in ((0, 5), (2, 5), (3, 6)):
+        write_table(files, attempt, table(rows_read=rows), ("x", "g"), DECLARED)
+    assert (files.folder / table_name(0)).samefile(files.folder / table_name(2))
+    sizes = [(files.folder / table_name(attempt)).stat().st_size for attempt in (0, 3)]
     assert cost(tmp_path).tables == sum(sizes), "a file with two names counts once"
 
 
