@@ -139,6 +139,7 @@ class Job:
         self.logs[COORDINATOR].append("directive", **labels, **fields)
         for name in NODES:
             self.logs[name].append("step", **labels, **fields, state="start")
+            self._commit(name, step, labels)
         digest, carried = self._messages(step, number, labels, numbers)
         statement = receipt_statement(**labels, digest=digest)
         for signer, reader in (NODES, NODES[::-1]):
@@ -152,6 +153,17 @@ class Job:
             for fields in heard:
                 self.told[COORDINATOR][fields["what"], fields["to"], fields["clause"], name] += fields["count"]
                 self.logs[COORDINATOR].append("disclosure", **labels, **fields, party=name)
+
+    def _commit(self, name: str, step: str, labels: dict[str, Any]) -> None:
+        sizes: dict[str, dict[str, dict[str, int]]] = {
+            "align": {"dataset": {"rows": SETS[name]}},
+            "prepare": {
+                "encoded": {"rows": SHARED, "columns": COLUMNS[name] - (name == BANK)},
+                "paillier key": {"bits": self.spec.model.key_bits},
+            },
+        }
+        for what, counted in sizes.get(step, {}).items():
+            self.logs[name].append("commitment", **labels, what=what, sha256="33" * 32, **counted)
 
     def _messages(
         self, step: str, number: int, labels: dict[str, Any], numbers: Directive
