@@ -28,7 +28,7 @@ def verified(jobs: Joint, **arguments: Any) -> VerifiedLogs:
 
 @pytest.mark.parametrize(
     "asks",
-    [(made.PLAIN,), (made.PLATFORM,), MANY, (made.RESTARTED,), (made.RESTARTED_EARLY,)],
+    [(made.PLAIN,), (made.PLATFORM,), MANY, (made.RESTARTED,), (made.RESTARTED_EARLY,), (made.REPREPARED,)],
     ids=["plain", "platform", "many", "restarted", "restarted early"],
 )
 def test_no_false_alarm(asks: tuple[made.Ask, ...]) -> None:
