@@ -28,8 +28,8 @@ def verified(jobs: Joint, **arguments: Any) -> VerifiedLogs:
 
 @pytest.mark.parametrize(
     "asks",
-    [(made.PLAIN,), (made.PLATFORM,), MANY, (made.RESTARTED,), (made.RESTARTED_EARLY,), (made.KILLED,)],
-    ids=["plain", "platform", "many", "restarted", "restarted early", "killed"],
+    [(made.PLAIN,), (made.PLATFORM,), MANY, (made.RESTARTED,), (made.RESTARTED_EARLY,), (made.KILLED,), (made.REPREPARED,)],
+    ids=["plain", "platform", "many", "restarted", "restarted early", "killed", "prepared again"],
 )
 def test_no_false_alarm(asks: tuple[made.Ask, ...]) -> None:
     jobs = joint(*asks)
