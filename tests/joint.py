@@ -57,7 +57,8 @@ class Ask:
 
     Attributes:
         ending: "run" to its end; "reject" by the platform; "cancel" before anyone approved; "stop" the platform's node in the
-            first message of ``stop_at`` and start it again, so that the step is restarted, ``stops`` times; "kill" its process there.
+            first message of ``stop_at`` and start it again, so that the step is restarted, ``stops`` times; "kill" its process
+            there.
         minimum: shared customers asked for; above SHARED the alignment fails.
     """
 
