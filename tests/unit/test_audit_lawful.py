@@ -554,6 +554,16 @@ def test_the_receipt_is_the_sum_of_the_entries(tmp_path: Path, log: str, change:
     assert (error.step, error.code, error.log) == (9, "audit.receipt_items", log)
 
 
+def test_what_the_coordinator_leaves_out_shows_without_the_nodes_log(tmp_path: Path) -> None:
+    """Of each report it is known what it told; the log of the node that sent it is not needed for that."""
+    told = [event for event in events() if not (event.kind in ("disclosures", "job") and event.fields.get("state") != "submitted")]
+    told.remove(of(told, COORDINATOR, "disclosure", what="columns", party=BANK))
+    folders = write(tmp_path, told + ending(told))
+    with pytest.raises(LogRejected) as caught:
+        verify_logs([folders[PLATFORM], folders[COORDINATOR]], policy=policy(tmp_path))
+    assert (caught.value.step, caught.value.code) == (9, "audit.disclosure_missing")
+
+
 def test_aggregates_that_the_job_keeps_from_the_coordinator(tmp_path: Path) -> None:
     told = events()
     at = index(told, BANK, "disclosure", what="columns", to=COORDINATOR)
