@@ -238,9 +238,9 @@ def failed_twice(told: list[Event]) -> None:
 
 def message_after_a_failure(told: list[Event]) -> None:
     told[:] = events(before_finish=attempt("finish", outcome="failed"))
-    failed = of(told, BANK, "step", step="finish", state="failed")
-    told.remove(failed)
-    told.insert(index(told, BANK, "message", step="finish", seq=2), failed)
+    late = of(told, BANK, "message", step="finish", direction="sent", seq=2)
+    told.remove(late)
+    told.insert(index(told, BANK, "step", step="finish", state="failed") + 1, late)
 
 
 def seed_after_the_approval(told: list[Event]) -> None:
