@@ -172,7 +172,17 @@ class JobView:
             peer_columns=columns.get(peer),
             base_rate=self.base_rate if whole else None,
             shares_aggregates=self.spec.disclose.aggregates_to_feature_holder,
+            renewed=self._renewed(key),
         )
+
+    def _renewed(self, key: AttemptKey) -> int:
+        """Directions before this round's that are exchanged once more: all, where the keys are newer than the round before."""
+        if key.step != "round" or key.round == 1:
+            return 0
+        done = {each for view in self.nodes.values() for each, attempt in view.record.attempts.items() if attempt.was_done}
+        prepared = [each.attempt for each in done if each.step == "prepare" and each.attempt <= key.attempt]
+        before = [each.attempt for each in done if each[:2] == ("round", key.round - 1) and each.attempt <= key.attempt]
+        return key.round - 1 if max(prepared, default=0) > max(before, default=0) else 0
 
 
 ROWS_MAX = 2**28

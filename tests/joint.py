@@ -57,7 +57,8 @@ class Ask:
 
     Attributes:
         ending: "run" to its end; "reject" by the platform; "cancel" before anyone approved; "stop" the platform's node in the
-            first message of ``stop_at`` and start it again, so that the step is restarted; "kill" its process there.
+            first message of ``stop_at`` and start it again, so that the step is restarted, ``stops`` times; "kill" its process
+            there.
         minimum: shared customers asked for; above SHARED the alignment fails.
     """
 
@@ -70,6 +71,7 @@ class Ask:
     to_coordinator: bool = True
     ending: str = "run"
     stop_at: str = "MaskedGradients"
+    stops: int = 1
     numbers_only: bool = False
 
 
@@ -89,6 +91,8 @@ RESTARTED = Ask(ending="stop")
 """The platform's node is stopped within a round and started again: the step is repeated as the next attempt."""
 KILLED = Ask(ending="kill", stop_at="DotOperands")
 """The platform's node is a process of its own, killed within a round: nothing of the attempt's end is in its log."""
+REPREPARED = Ask(ending="stop", stop_at="MaskedWeights", stops=3, holdout="0")
+"""Stopped so often in its second round that no mask is left, and prepared a second time."""
 RESTARTED_EARLY = Ask(ending="stop", stop_at="RowProducts", to_coordinator=False)
 
 
@@ -295,25 +299,28 @@ def _stopping(ask: Ask, node: _Node) -> Iterator[None]:
     if ask.ending != "stop":
         yield
         return
-    send, once, threads = GrpcChannel.send_payload, threading.Event(), []
+    send, threads, lock = GrpcChannel.send_payload, list[threading.Thread](), threading.Lock()
 
     def again() -> None:
         node.stop()
         node.start()
 
     def noted(self: GrpcChannel, kind: str, payload: bytes) -> None:
-        if kind == ask.stop_at and not once.is_set():
-            once.set()
-            threads.append(threading.Thread(target=again, daemon=True))
-            threads[0].start()
+        with lock:
+            due = kind == ask.stop_at and len(threads) < ask.stops and not any(thread.is_alive() for thread in threads)
+            if due:
+                threads.append(threading.Thread(target=again, daemon=True))
+                threads[-1].start()
+        if due:
             node._stop.wait(5)
             time.sleep(0.3)
         send(self, kind, payload)
 
     with mock.patch.object(GrpcChannel, "send_payload", noted):
         yield
-    assert threads, f"no message {ask.stop_at} was sent"
-    threads[0].join(30)
+    assert len(threads) == ask.stops, f"no message {ask.stop_at} was sent"
+    for thread in threads:
+        thread.join(30)
 
 
 @contextmanager
