@@ -127,6 +127,18 @@ def changed(kind: str, field: str, value: object, **where: object) -> Callable[[
     return change
 
 
+def aggregates(old: str, new: str, to: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """The aggregates told to one party, with a part of their text exchanged."""
+
+    def change(entry: dict[str, Any]) -> dict[str, Any]:
+        if entry["kind"] != "disclosure" or (entry["what"], entry["to"]) != ("aggregates", to):
+            return entry
+        assert old in entry["value"]
+        return entry | {"value": entry["value"].replace(old, new, 1)}
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("log", "change", "step", "code"),
     [
@@ -137,6 +149,9 @@ def changed(kind: str, field: str, value: object, **where: object) -> Callable[[
         ("bank", changed("disclosure", "to", "coordinator", what="shared_customers"), 9, "audit.disclosure_extra"),
         ("coordinator", changed("disclosure", "value", "0.9", what="base_rate"), 9, "audit.disclosure_differs"),
         ("coordinator", changed("disclosure", "value", "[1, 1, 0]", what="rows"), 9, "audit.disclosure_differs"),
+        ("bank", aggregates('"auc": "0.', '"auc": "0.9', "platform"), 9, "audit.disclosure_differs"),
+        ("bank", aggregates('"auc": "0.', '"auc": "0.9', "coordinator"), 9, "audit.disclosure_differs"),
+        ("coordinator", aggregates('["1", "', '["1", "9', "coordinator"), 9, "audit.disclosure_differs"),
         ("coordinator", changed("directive", "lookup_range", "64.0", round=2), 7, "audit.directive_differs"),
         ("bank", changed("commitment", "rows", 3, what="dataset"), 7, "audit.commitment_sizes"),
         ("bank", changed("commitment", "bits", 1024, what="paillier key"), 8, "audit.key_bits"),
