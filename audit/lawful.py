@@ -116,15 +116,17 @@ class _Order:
         before = f"{steps.place[0]} {steps.place[1] or ''}".strip() or "nothing"
         rounds = self.view.spec.model.rounds
         if key.step == "prepare" and steps.place[0] == "round" and key.attempt > steps.attempt:
+            # For the round itself at this attempt, or the next one at the attempt before: the count is the same.
             if masks_left(steps.place[1], key.attempt, prepared=steps.prepared, rounds=rounds):
                 raise self._refuse(log, seq, "audit.step_order", f"{key} prepares again, though {before} had masks left")
             return
-        waiting = steps.waiting if steps.place[0] == "prepare" else None
-        legal = (key.step, key.round) == waiting[0] if waiting else follows(key.step, key.round, after=steps.place)
+        waiting = steps.waiting if steps.place[0] == "prepare" else {}
+        place = (key.step, key.round)
+        legal = place in waiting if waiting else follows(*place, after=steps.place)
         if not steps.done or not legal or key.attempt < steps.attempt:
             state = "done" if steps.done else "not done"
             raise self._refuse(log, seq, "audit.step_order", f"{key} follows {before}, which is {state}")
-        if waiting and directive != waiting[1]:
+        if waiting.get(place) not in (None, directive):
             raise self._refuse(log, seq, "audit.directive_changed", f"{key} runs on other numbers than before its preparation")
 
     def _finished(self, steps: _Steps, log: str, seq: int) -> None:
@@ -275,17 +277,20 @@ class _Steps:
         self.directive = Directive()
         self.prepared = 0
         """The attempt of the last preparation."""
-        self.waiting: tuple[tuple[str, int], Directive] | None = None
-        """The round, and its numbers, that a second preparation is for."""
+        self.waiting: dict[tuple[str, int], Directive | None] = {}
+        """The round that a second preparation is for, with its numbers; where it was done, it may have to start again all the
+        same, or the next round is due."""
 
     def enter(self, key: AttemptKey, directive: Directive) -> None:
         """An attempt began."""
         if key.step == "prepare":
             self.prepared = key.attempt
             if self.place[0] == "round":
-                self.waiting = self.place, self.directive
+                self.waiting = {self.place: self.directive}
+                if self.done:
+                    self.waiting[self.place[0], self.place[1] + 1] = None
         elif key.step == "round":
-            self.waiting = None
+            self.waiting = {}
         self.key, self.place, self.attempt, self.directive = key, (key.step, key.round), key.attempt, directive
         self.done = False
         self.rounds = max(self.rounds, key.round)
