@@ -37,6 +37,7 @@ from typing import Literal
 from audit.checkpoint import NOTE_BYTES_MAX, Checkpoint, log_of, parse_checkpoint, parse_note, verify_checkpoint
 from audit.cosigned import Sighting, check_sightings, cosigners, sightings
 from audit.errors import DataError, IsthmusError, VerificationError
+from audit.facts import JobFacts
 from audit.ledger import ASK_AGAIN, JobRecord, Ledger, LogRejected, read_ledger
 from audit.matching import check_approvals, check_messages, check_receipts
 from audit.policy import Trust, load_trust
@@ -113,6 +114,7 @@ class VerifiedLogs:
     ledgers: tuple[Ledger, ...]
     trust: Trust
     open_points: tuple[OpenPoint, ...]
+    jobs: tuple[JobFacts, ...] = ()
 
     @property
     def whole(self) -> bool:

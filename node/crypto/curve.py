@@ -24,11 +24,11 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from gmpy2 import mpz
 
+from audit.layout import POINT_BYTES
 from node.crypto.drbg import Stream
 from node.errors import PeerError, UsageError
 
 SUITE = b"curve25519_XMD:SHA-512_ELL2_NU_"
-POINT_BYTES = 32
 SCALAR_BYTES = 32
 
 P = mpz(2) ** 255 - 19

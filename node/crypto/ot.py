@@ -33,10 +33,9 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
+from audit.layout import BASE_OTS
 from node.errors import UsageError
 
-BASE_OTS = 128
-"""Base transfers, and bits of a key: the computational security parameter of the extension."""
 BLOCK = 16
 """Bytes of an AES block and of a key."""
 ENTRIES_MAX = 256

@@ -34,6 +34,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from audit.layout import KEPT_BYTES
 from node.crypto.curve import POINT_BYTES, SUITE, Blinder, check_canonical, encode_to_u
 from node.crypto.drbg import Drbg
 from node.errors import DataError, PeerError, PolicyError
@@ -42,9 +43,6 @@ from node.protocols.channel import Channel, Progress, silent
 from protos.peer_pb2 import DoublyMasked, MaskedPoints, PsiStart
 
 Role = Literal["label_holder", "feature_holder"]
-
-KEPT_BYTES = 16
-"""Leading bytes of a doubly-masked u-coordinate that are sent and compared."""
 
 _VALUE = np.dtype(("V", KEPT_BYTES))  # compared as unsigned bytes, first byte first
 _CHUNK = 1 << 16  # values compared at a time

@@ -26,6 +26,7 @@ import gmpy2
 import numpy as np
 from numpy.typing import NDArray
 
+from audit.layout import BAND_ENTRIES
 from node.crypto.drbg import Drbg
 from node.errors import PeerError, UsageError
 from node.limits import Limits
@@ -37,8 +38,6 @@ from node.protocols.scales import FEATURE_SCALE, OPENED_WEIGHT_SCALE
 from node.protocols.training import Prepared, TrainingPlan, logit_at_scale, parse_base_rate
 from protos import peer_pb2 as pb
 
-BAND_ENTRIES = 256
-"""Windows of the label holder's score over the lookup range."""
 _CURVE = 3
 SCORE_SCALE = FEATURE_SCALE + OPENED_WEIGHT_SCALE
 _DECIMAL = re.compile(r"^[0-9]{1,4}\.[0-9]{6}$")

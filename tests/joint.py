@@ -1,0 +1,274 @@
+"""Real jobs in one process: the coordinator's own server and two serving nodes over real gRPC and TLS, with 512-bit keys and a
+few hundred rows, and the logs they leave.
+
+``joint(Ask(...), ...)`` runs the jobs asked for, one after the other, between the same three parties and returns their log folders
+and signing keys.  What was asked for once is run once in a test session: copy the folders before you change them::
+
+    made = joint(PLAIN)
+    verify_logs(list(made.copy(tmp_path).values()), partners=made.partners)
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import random
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from audit.identity import load_identity
+from audit.signing import SigningKey
+from coordinator.cli import main as coordinator_command
+from coordinator.client import connect
+from coordinator.config import load_config as load_coordinator
+from coordinator.demo import parties
+from coordinator.demo.datasets import DemoData, UserFiles, open_user_files
+from coordinator.server import Server
+from coordinator.submit import build_spec
+from node.cli import main as node_command
+from node.config import load_config as load_node
+from node.runtime.serve import serve
+from node.transport.channel import GrpcChannel
+
+NODES = ("bank", "platform")
+PARTIES = (*NODES, "coordinator")
+SHARED = 170
+ENDED = ("finished", "failed", "cancelled", "rejected")
+_SECONDS = 90.0
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One job.
+
+    Attributes:
+        ending: "run" to its end; "reject" by the platform; "cancel" before anyone approved; "stop" the platform's node in the
+            first message of ``stop_at`` and start it again, so that the step is restarted.
+        minimum: shared customers asked for; above SHARED the alignment fails.
+    """
+
+    label_holder: str = "bank"
+    holdout: str = "0.3"
+    key_bits: int = 512
+    rounds: int = 2
+    minimum: int = 100
+    to_feature_holder: bool = True
+    to_coordinator: bool = True
+    ending: str = "run"
+    stop_at: str = "MaskedGradients"
+    numbers_only: bool = False
+
+
+PLAIN = Ask()
+"""Bank holds the label; categories become one-hot columns; aggregates go to both."""
+PLATFORM = Ask(label_holder="platform", holdout="0", key_bits=768, to_feature_holder=False, to_coordinator=False)
+"""The platform holds the label, no evaluation, other layouts."""
+LONG = Ask(rounds=7, to_feature_holder=False, numbers_only=True)
+"""Masks of more than one group in every layout; aggregates go to the coordinator alone."""
+QUIET = Ask(to_coordinator=False)
+"""Aggregates go to the feature holder alone."""
+REJECTED = Ask(ending="reject")
+CANCELLED = Ask(ending="cancel")
+TOO_FEW = Ask(minimum=SHARED + 1)
+"""The alignment runs and fails at its end: fewer shared customers than the job asks for."""
+RESTARTED = Ask(ending="stop")
+"""The platform's node is stopped within a round and started again: the step is repeated as the next attempt."""
+RESTARTED_EARLY = Ask(ending="stop", stop_at="RowProducts", to_coordinator=False)
+
+
+@dataclass(frozen=True)
+class Joint:
+    """What the jobs left: log folders and signing keys by party, partner files, the jobs' identities and final states."""
+
+    folders: dict[str, Path]
+    keys: dict[str, SigningKey] = field(repr=False)
+    partners: tuple[Path, ...]
+    jobs: tuple[str, ...]
+    states: tuple[str, ...]
+
+    def copy(self, folder: Path) -> dict[str, Path]:
+        """The log folders, copied into ``folder`` to be changed."""
+        return {name: Path(shutil.copytree(path, folder / name)) for name, path in self.folders.items()}
+
+    def entries(self, name: str) -> list[dict[str, Any]]:
+        """All entries of one log."""
+        return [json.loads(line) for line in (self.folders[name] / "log.jsonl").read_bytes().splitlines()]
+
+
+@functools.cache
+def joint(*asks: Ask) -> Joint:
+    """Run the jobs; all must name the same label holder, because each node offers its data for one role."""
+    folder = Path(_folder().name) / f"{len(list(Path(_folder().name).iterdir())):03d}"
+    folder.mkdir()
+    data = _data(folder, asks[0])
+    (folder / "parties").mkdir()
+    with mock.patch.object(parties, "run_command", _command), redirect_stdout(StringIO()):
+        most = max(ask.rounds for ask in asks)
+        layout = parties.lay_out(folder / "parties", data, rounds=most, workers=1, small_keys=True)
+        config = load_coordinator(layout.config("coordinator"))
+        server = Server(config)
+        server.start()
+        running = {name: _Node(layout.config(name)) for name in NODES}
+        try:
+            ran = [_run(ask, data, layout, config, running) for ask in asks]
+        finally:
+            for node in running.values():
+                node.stop()
+            server.stop()
+    return Joint(
+        folders={name: layout.log(name) for name in PARTIES},
+        keys={name: load_identity(layout.home(name) / "keys").log_key for name in PARTIES},
+        partners=tuple(layout.partner_file(name) for name in PARTIES),
+        jobs=tuple(job for job, _ in ran),
+        states=tuple(state for _, state in ran),
+    )
+
+
+@functools.cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="isthmus-joint-")
+
+
+def _command(name: str, *arguments: str, cwd: Path, accept: Any = (0,)) -> dict[str, Any]:
+    """A party's command, in this process."""
+    status = (coordinator_command if name == "isthmus-coordinator" else node_command)(list(arguments))
+    assert status in accept, (name, arguments, status)
+    return {}
+
+
+def _data(folder: Path, ask: Ask) -> DemoData:
+    rng = random.Random(5)
+    hidden = [rng.gauss(0, 1) for _ in range(SHARED)]
+    late = [int(rng.random() < 1 / (1 + np.exp(1 - 1.5 * value))) for value in hidden]
+    label = [f",{value}" for value in late] + [f",{i % 2}" for i in range(40)]
+    mine, its = ask.label_holder == "bank", ask.label_holder == "platform"
+    bank = ["id,limit,age,region" + (",late" if mine else "")]
+    shop = ["user,spend,visits" + (",late" if its else "")]
+    for i in range(SHARED + 40):
+        value = hidden[i] if i < SHARED else rng.gauss(0, 1)
+        region = "x" if ask.numbers_only else ("east", "north", "south")[i % 3]
+        where = i if ask.numbers_only else region
+        bank.append(f"C{i:04d},{1000 + 100 * rng.gauss(0, 1):.2f},{rng.randint(18, 80)},{where}{label[i] if mine else ''}")
+        who = f"c{i:04d}" if i < SHARED else f"d{i:04d}"
+        shop.append(f"{who},{200 * abs(value):.2f},{value + rng.gauss(0, 1):.3f}{label[i] if its else ''}")
+    (folder / "cards.csv").write_text("\n".join(bank) + "\n")
+    (folder / "shoppers.csv").write_text("\n".join(shop) + "\n")
+    files = UserFiles(bank=folder / "cards.csv", bank_id="id", platform=folder / "shoppers.csv", platform_id="user", label="late")
+    return open_user_files(files, label_holder=ask.label_holder, normalise="casefold", minimum=100)  # type: ignore[arg-type]
+
+
+class _Node:
+    """A serving node that can be stopped and started again."""
+
+    def __init__(self, config: Path) -> None:
+        self.config = config
+        self.failed: list[Exception] = []
+        self.start()
+
+    def start(self) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._body, args=(self._stop,), daemon=True)
+        self._thread.start()
+
+    def _body(self, stop: threading.Event) -> None:
+        try:
+            serve(load_node(self.config), notify=lambda line: None, stop=stop)
+        except Exception as error:  # noqa: BLE001 - reported by the assertion below
+            self.failed.append(error)
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(20)
+        assert not self.failed, self.failed
+        assert not self._thread.is_alive()
+
+
+def _run(ask: Ask, data: DemoData, layout: parties.Layout, config: Any, running: dict[str, _Node]) -> tuple[str, str]:
+    document = parties.job_document(data, rounds=ask.rounds, l2="0.001", holdout=ask.holdout, key_bits=ask.key_bits)
+    document["align"]["minimum"] = ask.minimum
+    document["model"]["tolerance"] = "0.000000001"
+    document["disclose"] = {
+        "aggregates_to_feature_holder": ask.to_feature_holder,
+        "aggregates_to_coordinator": ask.to_coordinator,
+    }
+    spec = build_spec(document, coordinator="coordinator", partners=config.partners())
+    with connect(config) as operator, _stopping(ask, running["platform"]):
+        job = operator.submit(spec.canonical())
+        asked = False
+        for _ in _until("the job did not end"):
+            state = operator.show(job).state
+            if state in ENDED:
+                break
+            if not asked and all(_offered(layout.log(name), job) for name in NODES):
+                asked = True
+                if ask.ending == "cancel":
+                    operator.cancel(job)
+                else:
+                    _decide(layout, "bank", job, "approve")
+                    _decide(layout, "platform", job, "reject" if ask.ending == "reject" else "approve")
+    for _ in _until("a node did not hear of the end"):
+        if all(_has(layout.log(name), job, "job") for name in NODES):
+            return job, state
+    raise AssertionError
+
+
+def _decide(layout: parties.Layout, name: str, job: str, decision: str) -> None:
+    more = ("--reason", "a test") if decision == "reject" else ()
+    status = node_command(["--config", str(layout.config(name)), decision, job, "--by", "a person", *more])
+    assert status == 0, (name, decision, status)
+
+
+def _until(what: str) -> Iterator[None]:
+    deadline = time.monotonic() + _SECONDS
+    while time.monotonic() < deadline:
+        yield
+        time.sleep(0.05)
+    raise AssertionError(what)
+
+
+def _offered(log: Path, job: str) -> bool:
+    return _has(log, job, "spec")
+
+
+def _has(log: Path, job: str, kind: str) -> bool:
+    path = log / "log.jsonl"
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    return any(b'"kind":"%s"' % kind.encode() in line and job.encode() in line for line in lines)
+
+
+@contextmanager
+def _stopping(ask: Ask, node: _Node) -> Iterator[None]:
+    """Where asked for: stop ``node`` at the first message of a kind, and start it again."""
+    if ask.ending != "stop":
+        yield
+        return
+    send, once, threads = GrpcChannel.send_payload, threading.Event(), []
+
+    def again() -> None:
+        node.stop()
+        node.start()
+
+    def noted(self: GrpcChannel, kind: str, payload: bytes) -> None:
+        if kind == ask.stop_at and not once.is_set():
+            once.set()
+            threads.append(threading.Thread(target=again, daemon=True))
+            threads[0].start()
+            node._stop.wait(5)
+            time.sleep(0.3)
+        send(self, kind, payload)
+
+    with mock.patch.object(GrpcChannel, "send_payload", noted):
+        yield
+    assert threads, f"no message {ask.stop_at} was sent"
+    threads[0].join(30)
