@@ -27,6 +27,7 @@ from unittest import mock
 
 import numpy as np
 
+from audit.checkpoint import parse_note
 from audit.identity import load_identity
 from audit.signing import SigningKey
 from coordinator.cli import main as coordinator_command
@@ -111,21 +112,10 @@ def joint(*asks: Ask) -> Joint:
     """Run the jobs; all must name the same label holder, because each node offers its data for one role."""
     folder = Path(_folder().name) / f"{len(list(Path(_folder().name).iterdir())):03d}"
     folder.mkdir()
-    data = _data(folder, asks[0])
-    (folder / "parties").mkdir()
-    with mock.patch.object(parties, "run_command", _command), redirect_stdout(StringIO()):
-        most = max(ask.rounds for ask in asks)
-        layout = parties.lay_out(folder / "parties", data, rounds=most, workers=1, small_keys=True)
-        config = load_coordinator(layout.config("coordinator"))
-        server = Server(config)
-        server.start()
-        running = {name: _Node(layout.config(name)) for name in NODES}
-        try:
-            ran = [_run(ask, data, layout, config, running) for ask in asks]
-        finally:
-            for node in running.values():
-                node.stop()
-            server.stop()
+    with world(folder, asks[0], rounds=max(ask.rounds for ask in asks)) as joined:
+        ran = [joined.run(ask) for ask in asks]
+        joined.wait_cosigned()
+    layout = joined.layout
     return Joint(
         folders={name: layout.log(name) for name in PARTIES},
         keys={name: load_identity(layout.home(name) / "keys").log_key for name in PARTIES},
@@ -133,6 +123,46 @@ def joint(*asks: Ask) -> Joint:
         jobs=tuple(job for job, _ in ran),
         states=tuple(state for _, state in ran),
     )
+
+
+@dataclass(frozen=True)
+class World:
+    """Three parties that serve."""
+
+    data: DemoData
+    layout: parties.Layout
+    config: Any
+    nodes: dict[str, _Node]
+
+    def run(self, ask: Ask) -> tuple[str, str]:
+        """Run one job to its end; its identity and final state."""
+        return _run(ask, self.data, self.layout, self.config, self.nodes)
+
+    def wait_cosigned(self) -> None:
+        """Until the last checkpoint of every log has the cosignatures of the two others."""
+        for _ in _until("the last checkpoints were not cosigned"):
+            notes = [parse_note((self.layout.log(name) / "checkpoint").read_bytes()) for name in PARTIES]
+            if all(len(note.signatures) == len(PARTIES) for note in notes):
+                return
+
+
+@contextmanager
+def world(folder: Path, ask: Ask, *, rounds: int = 2) -> Iterator[World]:
+    """The three parties, serving, with data that suit ``ask``."""
+    data = _data(folder, ask)
+    (folder / "parties").mkdir()
+    with mock.patch.object(parties, "run_command", _command), redirect_stdout(StringIO()):
+        layout = parties.lay_out(folder / "parties", data, rounds=rounds, workers=1, small_keys=True)
+        config = load_coordinator(layout.config("coordinator"))
+        server = Server(config)
+        server.start()
+        running = {name: _Node(layout.config(name)) for name in NODES}
+        try:
+            yield World(data, layout, config, running)
+        finally:
+            for node in running.values():
+                node.stop()
+            server.stop()
 
 
 @functools.cache
@@ -174,6 +204,8 @@ class _Node:
     def __init__(self, config: Path) -> None:
         self.config = config
         self.failed: list[Exception] = []
+        self.lines: list[str] = []
+        """What it told its operator."""
         self.start()
 
     def start(self) -> None:
@@ -183,7 +215,7 @@ class _Node:
 
     def _body(self, stop: threading.Event) -> None:
         try:
-            serve(load_node(self.config), notify=lambda line: None, stop=stop)
+            serve(load_node(self.config), notify=self.lines.append, stop=stop)
         except Exception as error:  # noqa: BLE001 - reported by the assertion below
             self.failed.append(error)
 
