@@ -83,31 +83,54 @@ def _no_float(text: str) -> Json:
     raise ValueError(f"{text[:20]} is not an integer")
 
 
+def _exact(text: str) -> int:
+    if len(text) > 15 and (len(text) > 17 or abs(int(text)) > INTEGER_MAX):
+        raise ValueError(f"{text[:20]} is beyond 2**53")
+    return int(text)
+
+
+# RFC 8785 for documents of text and integers is what Python's own encoder writes with these settings: the same escapes, keys in
+# the order of code points, which is that of UTF-16 units as long as no character beyond U+FFFF (four bytes in UTF-8) is there.
+_decoder = json.JSONDecoder(parse_float=_no_float, parse_int=_exact, parse_constant=_no_float)
+_encoder = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), check_circular=False, allow_nan=False)
+_strict = json.JSONDecoder(parse_float=_no_float, parse_int=_exact, parse_constant=_no_float, object_pairs_hook=_unique)
+_FRAME_TYPES = tuple((name, int if name in ("v", "seq", "attempt", "round") else str) for name in FRAME_FIELDS)
+
+
+def _canonical(data: bytes) -> Json:
+    """The document that ``data`` is the canonical form of: by the quick way where it is certain, else by the reference."""
+    text = data.decode()
+    document: Json = _decoder.decode(text)
+    if _encoder.encode(document) == text and (text.isascii() or max(data) < 0xF0):
+        return document
+    document = _strict.decode(text)
+    if rfc8785.dumps(document) != data:
+        raise ValueError("it is not in canonical form (RFC 8785)")
+    return document
+
+
 def parse_entry(data: bytes) -> dict[str, Json]:
     """One line as an entry: canonical JSON, no number but integers, the frame's fields present with their types.
 
     Raises:
-        DataError: ``log.entry_malformed``; the message gives the reason, never the content.
+        DataError: ``log.entry_malformed``, ``log.entry_version``; the message gives the reason, never the content.
     """
     try:
-        entry = json.loads(data, object_pairs_hook=_unique, parse_float=_no_float, parse_constant=_no_float)
+        entry = _canonical(data)
         if not isinstance(entry, dict):
             raise ValueError("it is no object")
-        if rfc8785.dumps(entry) != data:
-            raise ValueError("it is not in canonical form (RFC 8785)")
-        for name in FRAME_FIELDS:
-            wanted: type = int if name in ("v", "seq", "attempt", "round") else str
+        for name, wanted in _FRAME_TYPES:
             value = entry.get(name)
-            if type(value) is not wanted or (isinstance(value, int) and value < 0):
+            if type(value) is not wanted or (wanted is int and value < 0):  # type: ignore[operator]
                 raise ValueError(f"its field {name!r} is missing, negative or of the wrong type")
-        if entry["v"] != ENTRY_VERSION:
-            raise ValueError(f"its version is not {ENTRY_VERSION}")
     except UnicodeDecodeError:
         raise DataError("log.entry_malformed", "It is not UTF-8.") from None
     except json.JSONDecodeError as error:
         raise DataError("log.entry_malformed", f"It is not JSON: {error.msg}.") from None
     except (ValueError, RecursionError, rfc8785.CanonicalizationError) as error:
         raise DataError("log.entry_malformed", f"It is no entry: {error}.") from None
+    if entry["v"] != ENTRY_VERSION:
+        raise DataError("log.entry_version", f"It is an entry of version {entry['v']}; this program reads version {ENTRY_VERSION}.")
     return entry
 
 
