@@ -15,6 +15,7 @@ from audit.console import console, run
 from audit.errors import UsageError
 from audit.ledger import LogRejected
 from audit.record import write_atomic
+from audit.replay_commands import replay
 from audit.verify import StepResult, VerifiedLogs, verify_logs
 
 MARKS = {"passed": "✓", "warning": "!", "open": "…", "failed": "✗", "unchecked": "–"}
@@ -169,6 +170,9 @@ def _write(path: Path | None, data: Mapping[str, Any]) -> None:
         raise UsageError(
             "audit.json_unwritable", f"{path} cannot be written: {error.strerror}.", remedy="Choose another file for --json."
         ) from None
+
+
+cli.add_command(replay)
 
 
 def main() -> int:

@@ -64,24 +64,26 @@ class Runs:
 
     def __init__(self) -> None:
         self._runs: list[Run] = []
+        self._last: Shape | None = None
         self.folded = True
         """False once there were too many runs to keep."""
 
-    def add(self, shape: Shape) -> None:
-        """Take the next message."""
+    def add(self, shape: tuple[str, int, int]) -> None:
+        """Take the next message: type, items, length."""
+        if shape == self._last:
+            self._runs[-1].times += 1
+        elif self.folded:
+            self._append(Shape(*shape))
+
+    def _append(self, shape: Shape) -> None:
         runs = self._runs
-        if runs:
-            last = runs[-1]
-            if last.shapes == (shape,):
-                last.times += 1
-                return
-        if not self.folded:
-            return
         runs.append(Run((shape,)))
         if len(runs) > 2:
             self._fold(shape)
+        # Only a single message that stands last can be repeated at once.
+        self._last = runs[-1].shapes[0] if len(runs[-1].shapes) == 1 else None
         if len(runs) > RUNS_MAX:
-            self.folded = False
+            self.folded, self._last = False, None
             runs.clear()
 
     def _fold(self, shape: Shape) -> None:
@@ -125,7 +127,7 @@ class Direction:
         self._hash.update(f"{kind} {number} {length} {sha256} {items}\n".encode())
         self.count += 1
         self.items[kind] = self.items.get(kind, 0) + items
-        self.runs.add(Shape(kind, items, length))
+        self.runs.add((kind, items, length))
 
     def fingerprint(self) -> tuple[int, bytes]:
         """Equal at two nodes exactly when their records are."""

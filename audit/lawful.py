@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from math import isfinite
 
 from audit.errors import VerificationError
 from audit.figures import JobView, NodeView, Views, shapes_of
@@ -275,8 +276,6 @@ def _coordinator_event(act: Act) -> str:
 def _numbers(text: str, count: int) -> bool:
     try:
         values = json.loads(text)
-        return (
-            isinstance(values, list) and len(values) == count and all(isinstance(v, str) and float(v) == float(v) for v in values)
-        )
+        return isinstance(values, list) and len(values) == count and all(isinstance(v, str) and isfinite(float(v)) for v in values)
     except (ValueError, RecursionError):
         return False

@@ -138,7 +138,8 @@ def read_ledger(path: Path, *, name: str, marks: Collection[int]) -> Ledger:
                 if frontier.size in marks:
                     ledger.roots[frontier.size] = frontier.root()
     except DataError as error:
-        fault = LogRejected(error.code, error.message, step=3, log=name, seq=frontier.size, offset=ledger.end, unusable=True)
+        code = "audit.entry_malformed" if error.code == "log.entry_malformed" else error.code
+        fault = LogRejected(code, error.message, step=3, log=name, seq=frontier.size, offset=ledger.end, unusable=True)
         ledger.faults[3] = fault
     ledger.roots[frontier.size] = frontier.root()
     return ledger

@@ -87,13 +87,20 @@ def key_of(entry: Entry) -> AttemptKey:
 
 def message_of(entry: Entry) -> MessageRecord:
     """The fields of a message that both nodes record alike."""
-    return MessageRecord(
-        text(entry, "type"),
-        integer(entry, "number"),
-        integer(entry, "length"),
-        text(entry, "sha256", _HASH),
-        integer(entry, "items"),
-    )
+    get = entry.get
+    kind, number, length, sha256, items = get("type"), get("number"), get("length"), get("sha256"), get("items")
+    if (
+        type(kind) is not str
+        or type(sha256) is not str
+        or not _HASH.fullmatch(sha256)
+        or not type(number) is type(length) is type(items) is int
+        or min(number, length, items) < 0
+    ):
+        for name in ("number", "length", "items"):
+            integer(entry, name)
+        text(entry, "type")
+        text(entry, "sha256", _HASH)
+    return MessageRecord(kind, number, length, sha256, items)  # type: ignore[arg-type]
 
 
 def _act(job: JobRecord, entry: Entry, kind: str, data: Any = None) -> None:
@@ -103,12 +110,14 @@ def _act(job: JobRecord, entry: Entry, kind: str, data: Any = None) -> None:
 
 
 def _attempt(job: JobRecord, entry: Entry, offset: int) -> Attempt:
-    key, seq = key_of(entry), integer(entry, "seq")
-    if key not in job.attempts:
-        job.attempts[key] = Attempt(key, seq, offset, seq, offset)
-    if job.acted_seq is None:
-        job.acted_seq = seq
-    return job.attempts[key]
+    key = key_of(entry)
+    attempt = job.attempts.get(key)
+    if attempt is None:
+        seq = integer(entry, "seq")
+        attempt = job.attempts[key] = Attempt(key, seq, offset, seq, offset)
+        if job.acted_seq is None:
+            job.acted_seq = seq
+    return attempt
 
 
 def _set_peer(attempt: Attempt, entry: Entry, job: str, own: str) -> Transcript:
@@ -126,9 +135,14 @@ def _set_peer(attempt: Attempt, entry: Entry, job: str, own: str) -> Transcript:
 
 def _message(job: JobRecord, entry: Entry, offset: int, own: str) -> None:
     attempt = _attempt(job, entry, offset)
-    way = text(entry, "direction", _WAY)
-    message, transcript = message_of(entry), _set_peer(attempt, entry, job.job, own)
-    direction = attempt.direction(way)
+    way = entry.get("direction")
+    if way not in ("sent", "received"):
+        text(entry, "direction", _WAY)
+    message = message_of(entry)
+    transcript = attempt.transcript
+    if transcript is None or attempt.peer != entry.get("peer"):
+        transcript = _set_peer(attempt, entry, job.job, own)
+    direction = attempt.sent if way == "sent" else attempt.received
     if message.number != direction.count:
         reason = f"it is numbered {message.number} where {direction.count} comes next: a message is missing or stands twice"
         raise DataError("audit.message_number", reason)
@@ -136,7 +150,8 @@ def _message(job: JobRecord, entry: Entry, offset: int, own: str) -> None:
         attempt.first_message = attempt.last_seq
     direction.add(message)
     transcript.add(own if way == "sent" else attempt.peer, message.type, bytes.fromhex(message.sha256), message.length)
-    _check_running(attempt, "message")
+    if attempt.state != "start":
+        _check_running(attempt, "message")
 
 
 def _check_running(attempt: Attempt, what: str) -> None:

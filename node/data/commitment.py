@@ -5,8 +5,8 @@ A root is that of an RFC 6962 tree with one leaf a row::
     leaf data  = tag || SHA-256(description) || salt of the row (32 bytes) || row in canonical form
     row's salt = HMAC-SHA256(salt of the attempt, row number in 8 bytes, big-endian)
 
-The description is canonical JSON (RFC 8785) and says what the fields of a row are.  A row's own salt lets its owner open that row to
-an auditor, with an inclusion proof, and shows nothing of the others, however few values they can have.
+The description is canonical JSON (RFC 8785) and says what the fields of a row are.  A row's own salt lets its owner open that row
+to an auditor, with an inclusion proof, and shows nothing of the others, however few values they can have.
 
 **Data set as loaded** (tag ``isthmus dataset row v1`` and a zero byte), rows in the order of the source::
 
@@ -95,7 +95,9 @@ def dataset_root(table: Table, features: Sequence[str], declared: dict[str, Colu
 def dataset_rows(table: Table, features: Sequence[str]) -> Iterator[bytes]:
     """The rows of a data set in canonical form, see the module."""
     numbers = [table.columns[name] for name in features if name not in table.levels]
-    categories = [(table.columns[name], [_field(level) for level in table.levels[name]]) for name in features if name in table.levels]
+    categories = [
+        (table.columns[name], [_field(level) for level in table.levels[name]]) for name in features if name in table.levels
+    ]
     labels = _label_column(table.label, len(table.raw_identifiers))
     for first in range(0, len(labels), _CHUNK):
         part = slice(first, first + _CHUNK)
@@ -111,9 +113,7 @@ def dataset_rows(table: Table, features: Sequence[str]) -> Iterator[bytes]:
             yield row + b"".join([texts[place] for texts in coded]) if coded else row
 
 
-def encoded_root(
-    encoded: Encoded, label: NDArray[np.int8] | None, label_holdout: NDArray[np.int8] | None, *, salt: bytes
-) -> str:
+def encoded_root(encoded: Encoded, label: NDArray[np.int8] | None, label_holdout: NDArray[np.int8] | None, *, salt: bytes) -> str:
     """The root over the encoded aligned rows, training rows first.
 
     Args:

@@ -152,8 +152,9 @@ def write_table(files: JobFiles, attempt: int, table: Table, features: Sequence[
         arrays["label"] = table.label
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    name, data, earlier = table_name(attempt), buffer.getvalue(), table_name(attempt - 1)
-    if files.has(earlier) and files.read(earlier) == data:
+    name, data = table_name(attempt), buffer.getvalue()
+    earlier = next((table_name(before) for before in range(attempt - 1, -1, -1) if files.has(table_name(before))), "")
+    if earlier and files.read(earlier) == data:
         with contextlib.suppress(OSError):  # a file system without links keeps it twice
             (files.folder / name).unlink(missing_ok=True)
             os.link(files.folder / earlier, files.folder / name)
