@@ -17,6 +17,7 @@ from typing import Literal
 from audit.figures import JobView, NodeView, Views
 from audit.history import Act, Attempt, AttemptKey, DisclosureRecord
 from audit.ledger import Ledger, LogRejected
+from audit.plain import altered
 from audit.spec import Disclose
 
 Missing = Callable[[str], None]
@@ -184,6 +185,9 @@ class _Disclosures:
             optional: Counter[tuple[str, str, str, str]] = Counter()
             for attempt in node.record.attempts.values():
                 self._attempt(node, attempt, optional)
+                for way, kind in altered(self.view, node, attempt):
+                    reason = f"{attempt.key}: the {kind} {way} carried other figures than all logs tell"
+                    raise self._refuse(node.name, attempt.state_seq, "audit.disclosure_differs", reason)
             for act in node.record.of("disclosure"):
                 if act.key not in node.record.attempts or act.data.by != node.name:
                     raise self._refuse(node.name, act.seq, "audit.disclosure_extra", "a disclosure of no attempt of its own")

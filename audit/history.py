@@ -18,6 +18,8 @@ from audit.spec import JobSpec
 
 ENDED = ("finished", "failed", "cancelled", "rejected")
 RUNS_MAX = 4096
+PLAIN = frozenset(("PsiStart", "JobFigures", "DirectiveEcho", "Aggregates"))
+"""Types of messages that carry public figures alone (:mod:`audit.plain`)."""
 ACTS_MAX = 2**16
 """Entries of a job that are not messages or receipts: at most 16 attempts of 68 steps, each with a dozen."""
 
@@ -112,7 +114,7 @@ class Runs:
 class Direction:
     """The messages of an attempt in one direction: how many, their shapes, and a digest over all of them in order."""
 
-    __slots__ = ("_hash", "count", "items", "runs")
+    __slots__ = ("_hash", "count", "items", "plain", "runs")
 
     def __init__(self) -> None:
         self.count = 0
@@ -120,6 +122,8 @@ class Direction:
         self.runs = Runs()
         self.items: dict[str, int] = {}
         """Items by message type."""
+        self.plain: dict[str, str] = {}
+        """SHA-256 of the first message of each type in :data:`PLAIN`."""
 
     def add(self, message: MessageRecord) -> None:
         """Take the next message."""
@@ -127,6 +131,8 @@ class Direction:
         self._hash.update(f"{kind} {number} {length} {sha256} {items}\n".encode())
         self.count += 1
         self.items[kind] = self.items.get(kind, 0) + items
+        if kind in PLAIN:
+            self.plain.setdefault(kind, sha256)
         self.runs.add((kind, items, length))
 
     def fingerprint(self) -> tuple[int, bytes]:

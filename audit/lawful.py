@@ -10,10 +10,12 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from math import isfinite
 
+from audit.commitments import check_commitments
 from audit.errors import VerificationError
 from audit.figures import JobView, NodeView, Views, shapes_of
 from audit.history import Act, Attempt, AttemptKey, Directive
 from audit.ledger import Ledger, LogRejected
+from audit.plain import altered
 from audit.protocol import COORDINATOR_ORDER, NODE_ORDER, ORDER, Table, follows, legal_messages
 from audit.receipts import parse_approval
 from audit.sequence import Unlawful, check_sequence
@@ -52,11 +54,13 @@ class _Order:
         for node in view.nodes.values():
             self._walk(node, NODE_ORDER, lambda act, node=node: _node_event(act, node.name))  # type: ignore[misc]
             self._node_steps(node)
+            check_commitments(view, node, self._refuse)
         if view.coordinator is not None:
             self._walk(view.coordinator, COORDINATOR_ORDER, _coordinator_event)
             self._directed(view.coordinator)
         self._directives()
         self._figures_agree()
+        self._ends_agree()
         return sum(self._messages(node) for node in view.nodes.values())
 
     # ---- entries ----------------------------------------------------------------------------------------------------------
@@ -82,8 +86,6 @@ class _Order:
                 self._begin(steps, node.name, act, attempt.directive)
             elif act.kind in ("done", "failed"):
                 steps.done = act.kind == "done" if act.key == steps.key else steps.done
-        for attempt in node.record.attempts.values():
-            self._commitments(node, attempt)
         end = node.record.end
         if end is not None and end.state == "finished":
             self._finished(steps, node.name, node.record.last_seq)
@@ -120,14 +122,6 @@ class _Order:
         if steps.place[0] != last or not steps.done:
             place = f"{steps.place[0]} {steps.place[1] or ''}".strip() or "its beginning"
             raise self._refuse(log, seq, "audit.unfinished", f"it is said to be finished after {place}; {last} is not done")
-
-    def _commitments(self, node: NodeView, attempt: Attempt) -> None:
-        """Commitments come before the first message of their attempt."""
-        first = attempt.first_message
-        for act in node.record.of("commitment"):
-            if act.key == attempt.key and first is not None and act.seq > first:
-                reason = f"{attempt.key}: the commitment to {act.data.what!r} comes after the first message"
-                raise self._refuse(node.name, act.seq, "audit.commitment_late", reason)
 
     # ---- the coordinator's steps ------------------------------------------------------------------------------------------
 
@@ -193,6 +187,16 @@ class _Order:
             if not _numbers(text, key.round):
                 raise self._refuse(log, seq, "audit.inner_products", f"{key}: {key.round} inner products are due")
 
+    def _ends_agree(self) -> None:
+        """A job that is finished in one log did not end otherwise in another."""
+        ends = [(view, view.record.end.state) for view in self.view.views() if view.record.end is not None]
+        finished = [view for view, state in ends if state == "finished"]
+        others = [view for view, state in ends if state != "finished"]
+        if finished and others:
+            view = min(finished, others, key=len)[0]
+            reason = f"it ended as {view.record.end.state} here, and otherwise in another log" if view.record.end else ""
+            raise self._refuse(view.name, view.record.last_seq, "audit.ends_differ", reason)
+
     # ---- messages ---------------------------------------------------------------------------------------------------------
 
     def _messages(self, node: NodeView) -> int:
@@ -212,6 +216,10 @@ class _Order:
                 except Unlawful as fault:
                     seq = self._seq_of(node, attempt, way, fault.index)
                     raise self._refuse(node.name, seq, "audit.message_order", f"{key}, {way}: {fault.reason}") from None
+            for way, kind in altered(view, node, attempt):
+                if kind == "DirectiveEcho":
+                    reason = f"{key}, {way}: the numbers that the nodes told each other are not those of the directive"
+                    raise self._refuse(node.name, attempt.first_message, "audit.directive_differs", reason)
         return len(node.record.attempts)
 
     def _seq_of(self, node: NodeView, attempt: Attempt, way: str, index: int | None) -> int:

@@ -21,6 +21,7 @@ from audit.checkpoint import Checkpoint, origin_of, sign_checkpoint
 from audit.disclosing import RULES
 from audit.history import Directive
 from audit.merkle import Frontier
+from audit.plain import plain_message
 from audit.protocol import Figures, Phase, Single, Turns, legal_messages
 from audit.receipts import Transcript, approval_statement, receipt_statement
 from audit.record import CHECKPOINT_FILE, CHECKPOINT_FOLDER, KEY_FILE, LOG_FILE
@@ -139,6 +140,8 @@ class Job:
         self.logs[COORDINATOR].append("directive", **labels, **fields)
         for name in NODES:
             self.logs[name].append("step", **labels, **fields, state="start")
+            for committed in self._commitments(step, name):
+                self.logs[name].append("commitment", **labels, **committed)
         digest, carried = self._messages(step, number, labels, numbers)
         statement = receipt_statement(**labels, digest=digest)
         for signer, reader in (NODES, NODES[::-1]):
@@ -153,6 +156,12 @@ class Job:
                 self.told[COORDINATOR][fields["what"], fields["to"], fields["clause"], name] += fields["count"]
                 self.logs[COORDINATOR].append("disclosure", **labels, **fields, party=name)
 
+    def _commitments(self, step: str, name: str) -> list[dict[str, Any]]:
+        encoded = {"what": "encoded", "sha256": "44" * 32, "rows": SHARED, "columns": COLUMNS[name] - (name == BANK)}
+        key = {"what": "paillier key", "sha256": "55" * 32, "bits": self.spec.model.key_bits}
+        data = {"what": "dataset", "sha256": "33" * 32, "rows": SETS[name]}
+        return {"align": [data], "prepare": [encoded, key]}.get(step, [])
+
     def _messages(
         self, step: str, number: int, labels: dict[str, Any], numbers: Directive
     ) -> tuple[bytes, dict[str, Counter[str]]]:
@@ -164,7 +173,8 @@ class Job:
                 if message is None:
                     continue
                 kind, items, length = message
-                digest = hashlib.sha256(f"{self.job} {step} {number} {index} {sender}".encode())
+                plain = plain_message(kind, self._figures(sender), numbers, step=step)
+                digest = hashlib.sha256(f"{self.job} {step} {number} {index} {sender}".encode() if plain is None else plain)
                 entry = {**labels, "type": kind, "number": index, "length": length, "sha256": digest.hexdigest(), "items": items}
                 self.logs[sender].append("message", **entry, direction="sent", peer=reader)
                 self.logs[reader].append("message", **entry, direction="received", peer=sender)
@@ -172,9 +182,9 @@ class Job:
                 carried[sender][kind] += items
         return transcript.digest(), carried
 
-    def _said(self, step: str, number: int, sender: str, numbers: Directive) -> Iterator[tuple[str, int, int]]:
+    def _figures(self, sender: str) -> Figures:
         peer = PLATFORM if sender == BANK else BANK
-        figures = Figures(
+        return Figures(
             holds_label=sender == BANK,
             key_bits=self.spec.model.key_bits,
             rounds=ROUNDS,
@@ -187,7 +197,9 @@ class Job:
             peer_columns=COLUMNS[peer],
             base_rate="0.22",
         )
-        for part in legal_messages(step, figures, round=number, directive=numbers):
+
+    def _said(self, step: str, number: int, sender: str, numbers: Directive) -> Iterator[tuple[str, int, int]]:
+        for part in legal_messages(step, self._figures(sender), round=number, directive=numbers):
             if isinstance(part, Single):
                 yield part.type, 1, part.shortest
             elif isinstance(part, Turns):

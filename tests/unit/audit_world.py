@@ -24,6 +24,7 @@ from audit.checkpoint import parse_note
 from audit.cosignature import cosign
 from audit.disclosing import RULES
 from audit.history import Directive
+from audit.plain import plain_message
 from audit.protocol import Figures, Phase, Single, Turns, legal_messages
 from audit.receipts import Transcript, approval_statement, receipt_statement
 from audit.record import LogWriter
@@ -89,8 +90,22 @@ def approvals(
 
 def messages_of(step: str, number: int, sender: str, *, sets: dict[str, int], batch: int) -> list[tuple[str, int, int]]:
     """Type, items and length of what one party says in a step, cut into messages of ``batch`` items."""
+    told: list[tuple[str, int, int]] = []
+    for part in legal_messages(step, figures_of(sender, sets), round=number, directive=NUMBERS[step]):
+        if isinstance(part, Single):
+            told.append((part.type, 1, part.shortest))
+        elif isinstance(part, Turns):
+            pairs = itertools.zip_longest(_cut(part.first, batch), _cut(part.second, batch))
+            told += [message for pair in pairs for message in pair if message]
+        else:
+            told += _cut(part, batch)
+    return told
+
+
+def figures_of(sender: str, sets: dict[str, int]) -> Figures:
+    """The job's figures from one party's side."""
     peer = PLATFORM if sender == BANK else BANK
-    figures = Figures(
+    return Figures(
         holds_label=sender == BANK,
         key_bits=SPEC.model.key_bits,
         rounds=SPEC.model.rounds,
@@ -103,16 +118,6 @@ def messages_of(step: str, number: int, sender: str, *, sets: dict[str, int], ba
         peer_columns=COLUMNS[peer],
         base_rate=RATE,
     )
-    told: list[tuple[str, int, int]] = []
-    for part in legal_messages(step, figures, round=number, directive=NUMBERS[step]):
-        if isinstance(part, Single):
-            told.append((part.type, 1, part.shortest))
-        elif isinstance(part, Turns):
-            pairs = itertools.zip_longest(_cut(part.first, batch), _cut(part.second, batch))
-            told += [message for pair in pairs for message in pair if message]
-        else:
-            told += _cut(part, batch)
-    return told
 
 
 def _cut(phase: Phase, batch: int) -> Iterator[tuple[str, int, int]]:
@@ -143,13 +148,15 @@ def attempt(
     if step == "finish":
         batch = 1
     sizes = sets or SETS
+    told += [Event(log, "commitment", {**labels, **fields}) for log in (BANK, PLATFORM) for fields in commitments(step, log, sizes)]
     said = {sender: messages_of(step, number, sender, sets=sizes, batch=batch) for sender in (BANK, PLATFORM)}
     for index, pair in enumerate(itertools.zip_longest(said[BANK], said[PLATFORM])):
         for message, (sender, receiver) in zip(pair, ((BANK, PLATFORM), (PLATFORM, BANK)), strict=True):
             if message is None:
                 continue
             kind, items, length = message
-            digest = hashlib.sha256(f"{step} {number} {again} {index} {sender}".encode())
+            plain = plain_message(kind, figures_of(sender, sizes), NUMBERS[step], step=step)
+            digest = hashlib.sha256(f"{step} {number} {again} {index} {sender}".encode() if plain is None else plain)
             entry = {**labels, "type": kind, "seq": index, "length": length, "sha256": digest.hexdigest(), "items": items}
             told.append(Event(sender, "message", {**entry, "direction": "sent", "peer": receiver}))
             told.append(Event(receiver, "message", {**entry, "direction": "received", "peer": sender}))
@@ -178,6 +185,14 @@ def attempt(
         ]
         told += [Event(COORDINATOR, "disclosure", {**event.fields, "party": party}) for event in heard]
     return told + [Event(log, "") for log in KEYS]
+
+
+def commitments(step: str, log: str, sets: dict[str, int]) -> list[dict[str, Any]]:
+    """What a node binds itself to before an attempt's first message."""
+    encoded = {"what": "encoded", "sha256": "44" * 32, "rows": SHARED, "columns": COLUMNS[log] - (log == BANK)}
+    key = {"what": "paillier key", "sha256": "55" * 32, "bits": SPEC.model.key_bits}
+    data = {"what": "dataset", "sha256": "33" * 32, "rows": sets[log]}
+    return {"align": [data], "prepare": [encoded, key]}.get(step, [])
 
 
 def disclosures(
