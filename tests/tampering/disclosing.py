@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from typing import Any
 
+from protos import peer_pb2
 from tests.tampering.story import Entry, Story
 from tests.tampering.telling import add_up, hash_of, labelled, message, place_of, respecify, retell, retell_all
 
@@ -46,8 +48,6 @@ def bands_over_the_policy(story: Story) -> None:
 
 def more_rounds_than_approved(story: Story) -> None:
     """A third round where two were approved, told by all three as such a round would be."""
-    from protos import peer_pb2
-
     width = story.spec["model"]["key_bits"] // 4
     for log in story.logs.values():
         entries = labelled(log.entries(step="round", round=2, job=story.job), round=3)
@@ -63,15 +63,24 @@ def more_rounds_than_approved(story: Story) -> None:
                     len(getattr(peer_pb2, entry["type"])(count=3, values=values).SerializeToString()),
                 )
             if entry["kind"] == "message" and entry["type"] == "DirectiveEcho":
-                entry["length"] += 8
+                _echo(entry, peer_pb2.DirectiveEcho(coefficients=[0.5, 0.25], lookup_range=_range(story)))
         log.insert(log.last(step="round", round=2, job=story.job, kind=""), *entries)
         for entry in log.entries(job=story.job):
             if entry["step"] in ("finish", "evaluate") and "coefficients" in entry:
                 entry["coefficients"] = ["0.5", "0.25", "0.125"]
             if entry["kind"] == "message" and entry["step"] == "finish" and entry["type"] == "DirectiveEcho":
-                entry["length"] += 8
+                _echo(entry, peer_pb2.DirectiveEcho(coefficients=[0.5, 0.25, 0.125]))
     retell_all(story)
     add_up(story)
+
+
+def _echo(entry: Entry, said: peer_pb2.DirectiveEcho) -> None:
+    data = said.SerializeToString()
+    entry["length"], entry["sha256"] = len(data), hashlib.sha256(data).hexdigest()
+
+
+def _range(story: Story) -> float:
+    return float(story["coordinator"].first("directive", step="round", round=2, job=story.job)["lookup_range"])
 
 
 def disclosed_to_a_stranger(story: Story) -> None:

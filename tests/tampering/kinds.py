@@ -4,7 +4,8 @@
 
 - *files*: a thief's, on the files themselves;
 - *live*: an owner's, as it wrote; its witnesses cosigned what they were shown;
-- *after*: the owners named, who write their past anew and leave out the honest cosignatures that no longer fit; *stale*: who leave them on.
+- *after*: the owners named, who write their past anew and leave out the honest cosignatures that no longer fit; *stale*: who
+  leave them on.
 """
 
 from __future__ import annotations
@@ -110,12 +111,12 @@ KINDS: tuple[Kind, ...] = (
     # ---- (3) --------------------------------------------------------------------------------------------------------------
     stolen(theft.line_cut, 3, "audit.cut_line", 3),
     stolen(theft.newline_lost, 3, "audit.cut_line", 3),
-    stolen(theft.line_cut_within, 3, "log.entry_malformed", 3),
-    stolen(theft.white_space_added, 3, "log.entry_malformed", 3),
-    stolen(theft.field_twice, 3, "log.entry_malformed", 3),
-    stolen(theft.integer_as_float, 3, "log.entry_malformed", 3),
-    stolen(theft.not_utf8, 3, "log.entry_malformed", 3),
-    stolen(theft.version_unknown, 3, "log.entry_version", 3),
+    stolen(theft.line_cut_within, 3, "audit.entry_malformed", 3),
+    stolen(theft.white_space_added, 3, "audit.entry_malformed", 3),
+    stolen(theft.field_twice, 3, "audit.entry_malformed", 3),
+    stolen(theft.integer_as_float, 3, "audit.entry_malformed", 3),
+    stolen(theft.not_utf8, 3, "audit.entry_malformed", 3),
+    stolen(theft.version_unknown, 3, "audit.entry_malformed", 3),
     stolen(theft.line_over_long, 3, "log.line_too_long", 3),
     stolen(theft.byte_flipped, 3, "audit.chain"),
     stolen(theft.time_edited, 3, "audit.clock"),
@@ -159,7 +160,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(lies.received_and_not_logged, "platform", 5, "audit.message_differs"),
     Kind(lies.sent_and_not_logged, "bank", 5, "audit.message_differs"),
     Kind(lies.received_and_never_sent, "platform", 5, "audit.never_sent"),
-    Kind(lies.step_hidden_by_one_side, "bank", 5, "audit.never_received"),
+    Kind(lies.step_hidden_by_one_side, "bank", 5, "audit.never_sent"),
     Kind(lies.number_twice, "bank", 5, "audit.message_number"),
     Kind(lies.two_peers, "bank", 5, "audit.peer"),
     Kind(lies.messages_to_oneself, "bank", 5, "audit.peer"),
@@ -171,6 +172,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(lies.receipt_missing, "bank", 6, "audit.receipt_missing"),
     Kind(lies.receipt_after_done, "bank", 6, "audit.receipt_missing"),
     Kind(lies.receipt_twice, "bank", 6, "audit.receipt_twice"),
+    Kind(steps.attempt_number_used_again, "all", 6, "audit.receipt_twice"),
     Kind(lies.receipt_of_another_step, "bank", 6, "audit.receipt_digest"),
     Kind(lies.receipt_not_of_bytes, "bank", 6, "audit.receipt_digest"),
     Kind(lies.transcript_of_another_step, "bank", 6, "audit.receipt_digest"),
@@ -182,7 +184,6 @@ KINDS: tuple[Kind, ...] = (
     Kind(steps.first_round_skipped, "all", 7, "audit.step_order"),
     Kind(steps.last_step_skipped, "all", 7, "audit.unfinished"),
     Kind(steps.step_repeated, "all", 7, "audit.step_order"),
-    Kind(steps.attempt_number_used_again, "all", 7, "audit.order"),
     Kind(steps.rounds_swapped, "all", 7, "audit.step_order"),
     Kind(steps.attempts_backwards, "all", 7, "audit.step_order"),
     Kind(steps.step_unknown, "all", 7, "audit.step_order"),
@@ -202,7 +203,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(steps.numbers_of_one_node, "bank", 7, "audit.directive_differs"),
     Kind(steps.numbers_not_the_coordinator_s, "bank+platform", 7, "audit.directive_differs"),
     Kind(steps.coefficient_too_many, "all", 7, "audit.coefficients"),
-    Kind(steps.directive_missing, "coordinator", 7, "audit.step_order"),
+    Kind(steps.directive_missing, "coordinator", 7, "audit.report_order"),
     Kind(steps.report_before_its_directive, "coordinator", 7, "audit.report_order"),
     Kind(steps.seed_not_committed, "bank", 7, "audit.order"),
     Kind(steps.seed_committed_after_the_approval, "bank", 7, "audit.order"),
@@ -210,7 +211,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(steps.data_not_committed, "bank", 7, "audit.commitment_missing"),
     Kind(steps.encoded_rows_not_committed, "platform", 7, "audit.commitment_missing"),
     Kind(steps.key_not_committed, "bank", 7, "audit.commitment_missing"),
-    Kind(steps.data_committed_twice, "bank", 7, "audit.order"),
+    Kind(steps.data_committed_twice, "bank", 7, "audit.commitment_twice"),
     Kind(steps.specification_missing, "bank", 7, "audit.order"),
     Kind(steps.submitted_twice, "coordinator", 7, "audit.order"),
     Kind(steps.inner_products_told_otherwise, "coordinator", 7, "audit.inner_products"),
@@ -245,7 +246,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(disclosing.totals_name_an_item_twice, "bank", 9, "audit.receipt_items"),
     Kind(disclosing.totals_left_out, "bank", 9, "audit.receipt_items"),
     Kind(disclosing.coordinator_heard_less, "coordinator", 9, "audit.disclosure_missing"),
-    Kind(disclosing.coordinator_heard_more, "coordinator", 9, "audit.disclosure_extra"),
+    Kind(disclosing.coordinator_heard_more, "coordinator", 9, "audit.disclosure_clause"),
     Kind(disclosing.coordinator_heard_otherwise, "coordinator", 9, "audit.disclosure_differs"),
     Kind(disclosing.coordinator_s_totals_altered, "coordinator", 9, "audit.receipt_items"),
     Kind(disclosing.weights_to_the_coordinator, "bank", 9, "audit.disclosure_extra"),

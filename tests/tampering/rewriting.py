@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+
 from audit.signing import SigningKey
-from tests.tampering.story import Mark, Story
+from tests.tampering.story import Log, Mark, Story
 from tests.tampering.telling import add_up, cut_after, message, place_of, retell
 
 
@@ -51,14 +53,22 @@ def disclosure_hidden_by_bank_and_coordinator(story: Story) -> None:
     """The bank and the coordinator take what the bank told the coordinator out of both logs; the platform remembers their heads."""
     for name in ("bank", "coordinator"):
         log = story[name]
-        log.remove(*log.entries("disclosure", what="columns", to="coordinator"))
+        _hide(log)
     add_up(story)
+
+
+def _hide(log: Log) -> None:
+    """Take the columns told to the coordinator out, and make up for the length at the very end."""
+    hidden = log.entries("disclosure", what="columns", to="coordinator")
+    log.remove(*hidden)
+    last = log.last("job")
+    log.insert(last, *(copy.deepcopy(log.first("software")) for _ in hidden))
 
 
 def disclosure_hidden_by_platform_and_coordinator(story: Story) -> None:
     for name in ("platform", "coordinator"):
         log = story[name]
-        log.remove(*log.entries("disclosure", what="columns", to="coordinator"))
+        _hide(log)
     add_up(story)
 
 

@@ -1,7 +1,7 @@
 """Logs as lists that may be changed, and their way back into files.
 
-A log is read into a list of entries (plain dictionaries) and of marks, where a checkpoint was signed.  Written again unchanged, every file comes
-out byte for byte as it was.  Whose hands changed it decides what is signed anew:
+A log is read into a list of entries (plain dictionaries) and of marks, where a checkpoint was signed.  Written again unchanged,
+every file comes out byte for byte as it was.  Whose hands changed it decides what is signed anew:
 
 - **live**: the owner lied as it wrote.  Its witnesses cosigned what they were shown, so everything is signed anew by everyone.
 - **after** (``colluders`` given): these owners write their past anew with their own keys.  What others hold stays as it was: their
@@ -32,8 +32,7 @@ PARTIES = ("bank", "platform", "coordinator")
 
 @dataclass
 class Mark:
-    """A checkpoint over the entries before it; ``note`` is the file as it was, ``cosigned`` when by whom.  ``latest`` is not kept by
-    its size but as the file ``checkpoint`` alone."""
+    """A checkpoint over the entries before it: the file as it was, who cosigned it when (seconds since 1970), and their lines."""
 
     note: str
     cosigned: dict[str, int]
