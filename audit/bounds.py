@@ -8,30 +8,18 @@ log says that it allows small keys; that is a warning in the result.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from audit.figures import JobView, NodeView, Views
 from audit.history import PolicyRecord
 from audit.ledger import LogRejected
+from audit.policy import Limits
 
 KEY_BITS_MIN = 2048
 
 Missing = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """The auditor's own bounds, beside the specification's and the nodes'; None where the auditor sets none."""
-
-    key_bits_min: int | None = None
-    minimum_intersection: int | None = None
-    rounds_max: int | None = None
-
-
-NO_BOUNDS = Bounds()
-
-
-def check_bounds(views: Views, missing: Missing, bounds: Bounds = NO_BOUNDS) -> tuple[str, str]:
+def check_bounds(views: Views, missing: Missing, bounds: Limits) -> tuple[str, str]:
     """(8) Key sizes, intersections, rounds, bands, and who received what.
 
     Returns:
@@ -54,7 +42,7 @@ def check_bounds(views: Views, missing: Missing, bounds: Bounds = NO_BOUNDS) -> 
 class _Bounds:
     """One job."""
 
-    def __init__(self, view: JobView, missing: Missing, bounds: Bounds) -> None:
+    def __init__(self, view: JobView, missing: Missing, bounds: Limits) -> None:
         self.view, self.missing, self.bounds = view, missing, bounds
         self.small: list[str] = []
 

@@ -37,9 +37,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from audit.bounds import NO_BOUNDS, Bounds, check_bounds
+from audit.bounds import check_bounds
 from audit.checkpoint import NOTE_BYTES_MAX, Checkpoint, log_of, parse_checkpoint, parse_note, verify_checkpoint
-from audit.cosigned import Sighting, check_sightings, cosigners, sightings
+from audit.cosigned import Sighting, check_sightings, cosigners, sightings, uncovered
 from audit.disclosing import check_disclosures
 from audit.errors import DataError, IsthmusError, VerificationError
 from audit.facts import JobFacts
@@ -48,7 +48,7 @@ from audit.history import JobRecord
 from audit.lawful import check_order
 from audit.ledger import ASK_AGAIN, Ledger, LogRejected, read_ledger
 from audit.matching import check_approvals, check_messages, check_receipts
-from audit.policy import Trust, load_trust
+from audit.policy import Limits, Trust, load_trust
 from audit.record import CHECKPOINT_FILE, CHECKPOINT_FOLDER, KEY_FILE, LOG_FILE, parse_entry, read_lines
 from audit.signing import VerifierKey
 from audit.telling import facts_of
@@ -141,7 +141,6 @@ def verify_logs(
     policy: Path | None = None,
     partners: Sequence[Path] = (),
     last: Sequence[Path] = (),
-    bounds: Bounds = NO_BOUNDS,
     on_step: Callable[[StepResult], None] | None = None,
 ) -> VerifiedLogs:
     """Verify logs, each by itself and all against each other.
@@ -150,7 +149,6 @@ def verify_logs(
         logs: for each log its file, its folder, or the state or node folder above it.
         policy, partners: whose keys to trust; neither: the logs' own word (see :mod:`audit.policy`).
         last: checkpoints that the auditor kept from earlier verifications.
-        bounds: the auditor's own, checked in step (8).
         on_step: told every step's result as it is known.
 
     Raises:
@@ -167,7 +165,7 @@ def verify_logs(
         run.step(number, lambda check=check: check(run.ledgers, keys, run.missing))  # type: ignore[misc]
     views = list(views_of(run.ledgers))
     run.step(7, lambda: run.order(views))
-    run.step(8, lambda: run.bounds(views, bounds))
+    run.step(8, lambda: run.bounds(views, run.trust.limits))
     run.step(9, lambda: check_disclosures(run.ledgers, views, run.missing))
     jobs = tuple(facts_of(run.ledgers, job, view) for job, view in views)
     return VerifiedLogs(tuple(run.results), tuple(run.sources), tuple(run.ledgers), run.trust, tuple(run.points), jobs)
@@ -222,7 +220,7 @@ class _Run:
         except IsthmusError as error:
             raise _unusable(error.code, error.message, error.remedy) from None
         for path in logs:
-            source = _locate(path)
+            source = locate(path)
             if any(source.name == other.name for other in self.sources):
                 raise _unusable("audit.log_twice", f"The log {source.name!r} was given twice.", "Give each log once.")
             source.key = self._trusted_key(source)
@@ -333,7 +331,22 @@ class _Run:
             if ledger.size > source.signed_size:
                 count = ledger.size - source.signed_size
                 self.missing(f"{count} entries of {source.name} after its last checkpoint are not signed")
+            for job in ledger.jobs.values():
+                self._check_cosigned(source, job)
         return f"{sum(ledger.size for ledger in self.ledgers)} entries"
+
+    def _check_cosigned(self, source: LogSource, job: JobRecord) -> None:
+        """Every entry of a job that ran is cosigned by its other parties whose keys are known, or by the policy's quorum."""
+        if job.acted_seq is None or job.spec is None or source.key is None:
+            return
+        parties = {job.spec.label_holder.name, job.spec.feature_holder.name, job.spec.coordinator} - {source.name}
+        lacking = uncovered(job.last_seq, source.cosigners, parties & set(self.trust.keys), self.trust.quorum)
+        if isinstance(lacking, int):
+            self.missing(
+                f"{source.name}'s entries of job {job.job[:12]} have {lacking} cosigners; the policy asks for {self.trust.quorum}"
+            )
+        elif lacking:
+            self.missing(f"{source.name}'s entries of job {job.job[:12]} are not all cosigned by {' and '.join(lacking)}")
 
     def _unusable(self) -> LogRejected | None:
         faults = (ledger.faults.get(3) for ledger in self.ledgers)
@@ -346,7 +359,7 @@ class _Run:
         self._unended()
         return detail
 
-    def bounds(self, views: Views, bounds: Bounds) -> tuple[State, str]:
+    def bounds(self, views: Views, bounds: Limits) -> tuple[State, str]:
         small, detail = check_bounds(views, self.missing, bounds)
         return ("warning" if small == "warning" else "passed"), detail
 
@@ -415,7 +428,7 @@ def _own_key(source: LogSource) -> VerifierKey | None:
     return key
 
 
-def _locate(given: Path) -> LogSource:
+def locate(given: Path) -> LogSource:
     """Find a log's file and name from its file, its folder, or the state or node folder above it."""
     if given.is_dir():
         places = [given / LOG_FILE, given / "log" / LOG_FILE, given / "state" / "log" / LOG_FILE]

@@ -289,3 +289,34 @@ def test_command_on_tampered_and_unusable_input(tmp_path: Path, capsys: pytest.C
     assert run(cli, ["verify"], usage_status=3) == 3
     assert run(cli, ["verify", "--help"], usage_status=3) == 0
     assert "Example" in capsys.readouterr().out
+
+
+def test_entries_that_a_witness_did_not_cosign_are_missing_it(tmp_path: Path) -> None:
+    """A cosignature taken off a checkpoint cannot be told from one that never came: the logs are incomplete, not contradictory."""
+    folders = write(tmp_path, events())
+    for file in [folders[BANK] / "checkpoint", *(folders[BANK] / "checkpoints").iterdir()]:
+        lines = file.read_text().splitlines(keepends=True)
+        file.write_text("".join(line for line in lines if not line.startswith(f"\u2014 isthmus.log/{PLATFORM} ")))
+    verified = verify_logs(list(folders.values()), policy=policy(tmp_path))
+    assert verified.exit_status == 2
+    assert [(point.step, point.text) for point in verified.open_points] == [
+        (3, f"bank's entries of job {JOB[:12]} are not all cosigned by platform")
+    ]
+    quorum = tmp_path / "quorum.toml"
+    text = policy(tmp_path).read_text()
+    for wanted, status in ((1, 0), (2, 2)):
+        quorum.write_text(f"quorum = {wanted}\n{text}")
+        assert verify_logs(list(folders.values()), policy=quorum).exit_status == status
+
+
+def test_the_auditors_own_limits_are_checked(tmp_path: Path) -> None:
+    folders = write(tmp_path, events())
+    strict = tmp_path / "strict.toml"
+    text = policy(tmp_path).read_text()
+    for key, code in (("key_bits_min = 8192", "audit.key_bits"), ("minimum_intersection = 100000", "audit.intersection")):
+        strict.write_text(f"{text}\n[limits]\n{key}\n")
+        with pytest.raises(LogRejected) as caught:
+            verify_logs(list(folders.values()), policy=strict)
+        assert (caught.value.step, caught.value.code) == (8, code)
+    strict.write_text(f"{text}\n[limits]\nkey_bits_min = 2048\nminimum_intersection = 5\nrounds_max = 64\n")
+    assert verify_logs(list(folders.values()), policy=strict).exit_status == 0
