@@ -13,9 +13,7 @@ def main() -> None:
     about = "Make bad logs from the good ones of a finished job."
     parser = argparse.ArgumentParser(prog="python -m tests.tampering", description=about)
     parser.add_argument("logs", nargs="+", type=Path, metavar="LOGS", help="log folders of both nodes and the coordinator")
-    parser.add_argument(
-        "--keys", nargs="+", type=Path, required=True, metavar="FOLDERS", help="their key folders: they sign the lies"
-    )
+    parser.add_argument("--keys", nargs="+", type=Path, required=True, metavar="FOLDERS", help="their key folders")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder for the bad logs")
     options = parser.parse_args()
     if options.output.exists():
