@@ -30,6 +30,9 @@ def check_commitments(view: JobView, node: NodeView, refuse: Refuse) -> None:
     made: dict[object, dict[str, list[Act]]] = {}
     for act in node.record.of("commitment"):
         made.setdefault(act.key, {}).setdefault(act.data.what, []).append(act)
+    seeds = [act for act in node.record.of("commitment") if act.data.what == "seed"]
+    if len({act.data.sha256 for act in seeds}) > 1:
+        raise refuse(node.name, seeds[-1].seq, "audit.commitment_twice", "it bound itself to more than one seed")
     for attempt in node.record.attempts.values():
         first = attempt.first_message
         if first is None:

@@ -192,11 +192,21 @@ class _Disclosures:
                 if act.key not in node.record.attempts or act.data.by != node.name:
                     raise self._refuse(node.name, act.seq, "audit.disclosure_extra", "a disclosure of no attempt of its own")
                 entries += 1
+            self._salts(node)
             self._receipt(node, optional)
         if self.view.coordinator is not None:
             entries += self._heard(self.view.coordinator)
         self._values()
         return entries
+
+    def _salts(self, node: NodeView) -> None:
+        """Every entry's leaf hash is salted, and not with a salt that another entry shows."""
+        seen = {""}
+        for act in node.record.of("disclosure"):
+            if act.data.salt in seen:
+                code = "audit.salt_twice" if act.data.salt else "audit.salt_missing"
+                raise self._refuse(node.name, act.seq, code, "its value can be guessed: it has no salt of its own")
+            seen.add(act.data.salt)
 
     # ---- a node's attempts ------------------------------------------------------------------------------------------------
 
@@ -228,9 +238,8 @@ class _Disclosures:
         for act in entries:
             rules = [rule for rule in RULES if (rule.what, rule.clause) == (act.data.what, act.data.clause)]
             if not rules:
-                raise self._refuse(
-                    node.name, act.seq, "audit.disclosure_clause", f"no clause {act.data.clause!r} allows {act.data.what}"
-                )
+                reason = f"no clause {act.data.clause!r} allows {act.data.what}"
+                raise self._refuse(node.name, act.seq, "audit.disclosure_clause", reason)
             if not any(rule.flag(self.view.spec.disclose) for rule in rules):
                 reason = f"{act.data.what} went to {act.data.to}, which the specification does not allow"
                 raise self._refuse(node.name, act.seq, "audit.disclosure_forbidden", reason)
@@ -276,6 +285,8 @@ class _Disclosures:
         record = view.record
         if record.end is None and record.receipt is None:
             return
+        if any(act.data != record.receipt for act in record.of("disclosures")):
+            raise self._refuse(view.name, self._receipt_seq(view), "audit.receipt_items", "there are two receipts that differ")
         least: Counter[tuple[str, str, str, str]] = Counter()
         most: Counter[tuple[str, str, str, str]] = Counter(optional)
         for act in record.of("disclosure"):
@@ -288,9 +299,8 @@ class _Disclosures:
         for item in record.receipt or ():
             key = (item.by, item.what, item.to, item.clause)
             if key in told:
-                raise self._refuse(
-                    view.name, self._receipt_seq(view), "audit.receipt_items", f"{item.what} to {item.to} stands twice"
-                )
+                reason = f"{item.what} to {item.to} stands twice"
+                raise self._refuse(view.name, self._receipt_seq(view), "audit.receipt_items", reason)
             told[key] = item.count
         for key in {*least, *told}:
             if not least[key] <= told[key] <= most[key] or (key in told and key not in most):

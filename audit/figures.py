@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property
@@ -218,13 +218,14 @@ Views = Sequence[tuple[str, JobView | None]]
 
 def views_of(ledgers: Sequence[Ledger]) -> Iterator[tuple[str, JobView | None]]:
     """Every job of all logs; None where no log holds its specification."""
+    given = {ledger.name: ledger for ledger in ledgers}
     for job in sorted({job for ledger in ledgers for job in ledger.jobs}):
         known = [(ledger, ledger.jobs[job]) for ledger in ledgers if job in ledger.jobs]
         spec = next((record.spec for _, record in known if record.spec is not None), None)
-        yield job, None if spec is None else _view(job, spec, known)
+        yield job, None if spec is None else _view(job, spec, known, given)
 
 
-def _view(job: str, spec: JobSpec, known: Iterable[tuple[Ledger, JobRecord]]) -> JobView:
+def _view(job: str, spec: JobSpec, known: Iterable[tuple[Ledger, JobRecord]], given: Mapping[str, Ledger]) -> JobView:
     nodes: dict[str, NodeView] = {}
     coordinator, strangers = None, []
     for ledger, record in known:
@@ -234,4 +235,6 @@ def _view(job: str, spec: JobSpec, known: Iterable[tuple[Ledger, JobRecord]]) ->
             coordinator = NodeView(ledger, record)
         else:
             strangers.append(ledger)
+    if coordinator is None and (silent := given.get(spec.coordinator)) is not None:
+        coordinator = NodeView(silent, JobRecord(job))  # its log was given and says nothing of the job
     return JobView(job, spec, nodes, coordinator, strangers)

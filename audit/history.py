@@ -114,10 +114,11 @@ class Runs:
 class Direction:
     """The messages of an attempt in one direction: how many, their shapes, and a digest over all of them in order."""
 
-    __slots__ = ("_hash", "count", "items", "plain", "runs")
+    __slots__ = ("_hash", "bytes", "count", "items", "plain", "runs")
 
     def __init__(self) -> None:
         self.count = 0
+        self.bytes = 0
         self._hash = hashlib.sha256()
         self.runs = Runs()
         self.items: dict[str, int] = {}
@@ -130,6 +131,7 @@ class Direction:
         kind, number, length, sha256, items = message
         self._hash.update(f"{kind} {number} {length} {sha256} {items}\n".encode())
         self.count += 1
+        self.bytes += length
         self.items[kind] = self.items.get(kind, 0) + items
         if kind in PLAIN:
             self.plain.setdefault(kind, sha256)
@@ -186,6 +188,8 @@ class Attempt:
     started: str = ""
     ended: str = ""
     done_digest: bytes = b""
+    bytes_told: tuple[int, int] | None = None
+    """What `done` says was sent and received, in bytes."""
     directive: Directive = NO_DIRECTIVE
     policy: PolicyRecord | None = None
     peer: str = ""
@@ -245,6 +249,8 @@ class DisclosureRecord:
     count: int
     clause: str
     value: str
+    salt: str = field(default="", compare=False)
+    """A node's own; the same disclosure stands in the coordinator's log without it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from audit.figures import JobView, NodeView, Views, shapes_of
 from audit.history import Act, Attempt, AttemptKey, Directive
 from audit.ledger import Ledger, LogRejected
 from audit.plain import altered
-from audit.protocol import COORDINATOR_ORDER, NODE_ORDER, ORDER, Table, follows, legal_messages
+from audit.protocol import COORDINATOR_ORDER, NODE_ORDER, ORDER, Table, bad_numbers, follows, legal_messages
 from audit.receipts import parse_approval
 from audit.sequence import Unlawful, check_sequence
 
@@ -216,11 +216,22 @@ class _Order:
                 except Unlawful as fault:
                     seq = self._seq_of(node, attempt, way, fault.index)
                     raise self._refuse(node.name, seq, "audit.message_order", f"{key}, {way}: {fault.reason}") from None
-            for way, kind in altered(view, node, attempt):
-                if kind == "DirectiveEcho":
-                    reason = f"{key}, {way}: the numbers that the nodes told each other are not those of the directive"
-                    raise self._refuse(node.name, attempt.first_message, "audit.directive_differs", reason)
+            if attempt.was_done:
+                self._numbers(node, attempt)
         return len(node.record.attempts)
+
+    def _numbers(self, node: NodeView, attempt: Attempt) -> None:
+        """What a step that was done ran on, what the nodes told each other of it, and how much they say to have exchanged."""
+        key = attempt.key
+        if wrong := bad_numbers(key.step, key.round, attempt.directive):
+            raise self._refuse(node.name, attempt.first_seq, *wrong)
+        if attempt.bytes_told not in (None, (attempt.sent.bytes, attempt.received.bytes)):
+            reason = f"{key}: its messages have {attempt.sent.bytes} bytes sent and {attempt.received.bytes} received"
+            raise self._refuse(node.name, attempt.state_seq, "audit.bytes", reason)
+        for way, kind in altered(self.view, node, attempt):
+            if kind == "DirectiveEcho":
+                reason = f"{key}, {way}: the numbers that the nodes told each other are not those of the directive"
+                raise self._refuse(node.name, attempt.first_message, "audit.directive_differs", reason)
 
     def _seq_of(self, node: NodeView, attempt: Attempt, way: str, index: int | None) -> int:
         """The entry of a direction's message."""

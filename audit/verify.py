@@ -32,6 +32,7 @@ messages.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -328,6 +329,7 @@ class _Run:
             if 3 in ledger.faults:
                 raise ledger.faults[3]
             _check_roots(source, ledger)
+            _check_log_keys(source, ledger)
             if ledger.size > source.signed_size:
                 count = ledger.size - source.signed_size
                 self.missing(f"{count} entries of {source.name} after its last checkpoint are not signed")
@@ -392,6 +394,17 @@ def _check_roots(source: LogSource, ledger: Ledger) -> None:
             reason = f"an entry from here to {size - 1} is not the one that was signed"
             raise LogRejected("audit.root", reason, step=3, log=source.name, seq=before)
         before = size
+
+
+def _check_log_keys(source: LogSource, ledger: Ledger) -> None:
+    """Every run bound itself to the key that signs."""
+    if source.key is None:
+        return
+    own = hashlib.sha256(source.key.public).hexdigest()
+    for seq, committed in ledger.log_keys:
+        if committed != own:
+            reason = "this run bound itself to another log key than the one that signed"
+            raise LogRejected("audit.other_key", reason, step=3, log=source.name, seq=seq)
 
 
 def _read_small(path: Path) -> bytes:
