@@ -229,7 +229,8 @@ class Job:
             to = COORDINATOR if rule.to == "coordinator" else (PLATFORM if name == BANK else BANK)
             count, value = values[rule.what]
             fields = {"what": rule.what, "to": to, "count": count, "clause": rule.clause, "value": value}
-            self.logs[name].append("disclosure", **labels, **fields)
+            salt = hashlib.sha256(json.dumps([labels, name, fields]).encode()).hexdigest()[:32]
+            self.logs[name].append("disclosure", **labels, **fields, salt=salt)
             self.told[name][rule.what, to, rule.clause] += count
             if to == COORDINATOR:
                 heard.append(fields)

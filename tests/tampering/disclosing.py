@@ -164,8 +164,11 @@ def base_rate_altered_everywhere(story: Story) -> None:
     """The label holder and the coordinator agree on another base rate than the message carried."""
     for log in story.logs.values():
         for entry in log.entries("disclosure", what="base_rate", job=story.job):
-            value = entry["value"]
-            entry["value"] = value[:-1] + ("1" if value[-1] != "1" else "2")
+            entry["value"] = _other_digit(entry["value"])
+
+
+def _other_digit(value: str) -> str:
+    return value[:-1] + ("1" if value[-1] != "1" else "2")
 
 
 def totals_omit_an_item(story: Story) -> None:
@@ -256,3 +259,54 @@ def set_size_message_altered(story: Story) -> None:
     for entry in message(story, "bank", "PsiStart"):
         entry["sha256"] = hash_of("another size")
     retell(story, place_of(message(story, "bank", "PsiStart")[0]))
+
+
+def policy_missing(story: Story) -> None:
+    """The bank's log does not say which bounds it had."""
+    story["bank"].remove(*story["bank"].entries("policy"))
+
+
+def policy_laxer_after_the_approval(story: Story) -> None:
+    """The bank approved under bounds that the job breaks, and widened them before it began."""
+    log = story["bank"]
+    log.insert(log.entries("approval", job=story.job)[-1], copy.deepcopy(log.first("policy")))
+    log.first("policy")["rounds_max"] = 1
+
+
+def salt_missing(story: Story) -> None:
+    """Without its salt an entry's leaf hash lets its value be guessed."""
+    del _disclosure(story, "bank", "set_size", to="platform")["salt"]
+
+
+def salt_short(story: Story) -> None:
+    _disclosure(story, "bank", "set_size", to="platform")["salt"] = "00"
+
+
+def salt_used_again(story: Story) -> None:
+    """Once it was shown with one entry, the values of all others can be guessed."""
+    for entry in story["bank"].entries("disclosure"):
+        entry["salt"] = "00" * 16
+
+
+def bytes_altered(story: Story) -> None:
+    """The bank says that it sent less than its messages have."""
+    story["bank"].first("step", state="done", step="prepare")["bytes_sent"] -= 1
+
+
+def totals_told_twice_and_otherwise(story: Story) -> None:
+    log = story["bank"]
+    total = log.last("disclosures")
+    log.insert(log.entries(job=story.job)[-3], copy.deepcopy(total) | {"items": []})
+
+
+def aggregates_to_the_coordinator_altered(story: Story) -> None:
+    """The label holder and the coordinator agree on better aggregates than the feature holder was sent."""
+    for log in story.logs.values():
+        for entry in log.entries("disclosure", what="aggregates", to="coordinator", job=story.job):
+            _flatter(entry)
+
+
+def base_rate_only_the_coordinator_was_told_altered(story: Story) -> None:
+    for log in (story[story.holder], story["coordinator"]):
+        for entry in log.entries("disclosure", what="base_rate", to="coordinator", job=story.job):
+            entry["value"] = _other_digit(entry["value"])

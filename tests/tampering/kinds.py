@@ -94,6 +94,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(rewriting.past_rewritten_with_stale_cosignatures, "bank", 1, "audit.bad_signature", how="stale"),
     Kind(rewriting.past_rewritten_under_a_new_key, "bank", 1, "audit.not_signed", how="after"),
     Kind(theft.two_heads_of_one_size, "bank", 1, "audit.two_histories", how="files"),
+    stolen(theft.witness_s_memory_garbled, 1, "audit.bad_note"),
     # ---- (2) --------------------------------------------------------------------------------------------------------------
     Kind(rewriting.past_rewritten, "bank", 2, "audit.forked", how="after"),
     Kind(rewriting.platform_s_past_rewritten, "platform", 2, "audit.forked", how="after"),
@@ -135,6 +136,8 @@ KINDS: tuple[Kind, ...] = (
     Kind(lies.clock_backwards, "bank", 3, "audit.clock"),
     Kind(lies.clock_malformed, "bank", 3, "audit.clock"),
     Kind(lies.entry_under_another_name, "bank", 3, "audit.other_log"),
+    Kind(lies.log_key_of_another, "bank", 3, "audit.other_key"),
+    stolen(theft.cosignatures_stripped, 3, "", 2),
     # ---- (4) --------------------------------------------------------------------------------------------------------------
     Kind(lies.approval_missing, "bank", 4, "audit.not_approved"),
     Kind(lies.own_approval_missing, "platform", 4, "audit.not_approved"),
@@ -152,6 +155,9 @@ KINDS: tuple[Kind, ...] = (
     Kind(lies.specification_not_canonical, "all", 4, "spec.not_canonical"),
     Kind(lies.specification_with_an_unknown_key, "all", 4, "spec.invalid"),
     # ---- (5) --------------------------------------------------------------------------------------------------------------
+    Kind(lies.job_hidden_by_a_node, "platform", 5, "", status=2),
+    Kind(lies.number_malformed, "bank", 5, "audit.field"),
+    Kind(lies.number_in_another_form, "bank", 5, "audit.field"),
     Kind(lies.digest_on_one_side, "platform", 5, "audit.message_differs"),
     Kind(lies.length_on_one_side, "platform", 5, "audit.message_differs"),
     Kind(lies.type_on_one_side, "bank", 5, "audit.message_differs"),
@@ -180,6 +186,20 @@ KINDS: tuple[Kind, ...] = (
     Kind(lies.report_of_another_transcript, "coordinator", 6, "audit.report_differs"),
     Kind(lies.report_of_a_failed_step, "coordinator", 6, "audit.report_differs"),
     # ---- (7) --------------------------------------------------------------------------------------------------------------
+    Kind(lies.message_outside_any_job, "bank+platform", 7, "audit.order"),
+    Kind(lies.disclosure_outside_any_job, "bank", 7, "audit.order"),
+    Kind(lies.job_hidden_by_the_coordinator, "coordinator", 7, "", status=2),
+    Kind(steps.specification_after_the_approval, "bank", 7, "audit.order"),
+    Kind(steps.report_missing, "coordinator", 7, "audit.step_order"),
+    Kind(steps.two_seeds, "bank", 7, "audit.commitment_twice"),
+    Kind(steps.fewer_rows_committed_than_sent, "bank", 7, "audit.commitment_differs"),
+    Kind(steps.other_rows_encoded_than_shared, "bank", 7, "audit.commitment_differs"),
+    Kind(steps.other_columns_encoded_than_used, "platform", 7, "audit.commitment_differs"),
+    Kind(steps.numbers_told_otherwise, "bank+platform", 7, "audit.directive_differs"),
+    Kind(steps.lookup_range_of_no_power_of_two, "all", 7, "audit.lookup_range"),
+    Kind(steps.lookup_range_negative, "all", 7, "audit.lookup_range"),
+    Kind(steps.coefficient_not_finite, "all", 7, "audit.coefficients"),
+    Kind(disclosing.bytes_altered, "bank", 7, "audit.bytes"),
     Kind(steps.preparation_skipped, "all", 7, "audit.step_order"),
     Kind(steps.first_round_skipped, "all", 7, "audit.step_order"),
     Kind(steps.last_step_skipped, "all", 7, "audit.unfinished"),
@@ -216,7 +236,10 @@ KINDS: tuple[Kind, ...] = (
     Kind(steps.submitted_twice, "coordinator", 7, "audit.order"),
     Kind(steps.inner_products_told_otherwise, "coordinator", 7, "audit.inner_products"),
     Kind(disclosing.inner_products_altered_everywhere, "all", 7, "audit.inner_products"),
+    Kind(disclosing.aggregates_sent_against_the_specification, "bank", 7, "audit.message_order", needs="Aggregates"),
     # ---- (8) --------------------------------------------------------------------------------------------------------------
+    Kind(disclosing.policy_missing, "bank", 8, "", status=2),
+    Kind(disclosing.policy_laxer_after_the_approval, "bank", 8, "audit.rounds"),
     Kind(disclosing.keys_under_the_policy, "platform", 8, "audit.key_bits"),
     Kind(disclosing.key_under_the_specification, "bank", 8, "audit.key_bits"),
     Kind(disclosing.intersection_under_the_policy, "bank", 8, "audit.intersection"),
@@ -227,6 +250,12 @@ KINDS: tuple[Kind, ...] = (
     Kind(disclosing.disclosed_to_a_stranger, "bank", 8, "audit.recipient"),
     Kind(disclosing.disclosed_by_another, "coordinator", 8, "audit.recipient"),
     # ---- (9) --------------------------------------------------------------------------------------------------------------
+    Kind(disclosing.salt_missing, "bank", 9, "audit.salt_missing"),
+    Kind(disclosing.salt_short, "bank", 9, "audit.field"),
+    Kind(disclosing.salt_used_again, "bank", 9, "audit.salt_twice"),
+    Kind(disclosing.totals_told_twice_and_otherwise, "bank", 9, "audit.receipt_items"),
+    Kind(disclosing.aggregates_to_the_coordinator_altered, "bank+coordinator", 9, "audit.disclosure_differs", needs="Aggregates"),
+    Kind(disclosing.base_rate_only_the_coordinator_was_told_altered, "bank+coordinator", 9, "audit.disclosure_differs"),
     Kind(disclosing.disclosure_omitted, "bank", 9, "audit.disclosure_missing"),
     Kind(disclosing.disclosure_to_the_coordinator_omitted, "platform", 9, "audit.disclosure_missing"),
     Kind(disclosing.disclosure_added, "bank", 9, "audit.disclosure_extra"),
@@ -253,6 +282,5 @@ KINDS: tuple[Kind, ...] = (
     Kind(disclosing.aggregates_altered, "bank", 9, "audit.disclosure_differs", needs="Aggregates"),
     Kind(disclosing.aggregates_altered_everywhere, "bank+coordinator", 9, "audit.disclosure_differs", needs="Aggregates"),
     Kind(disclosing.aggregates_against_the_specification, "bank", 9, "audit.disclosure_forbidden", needs="Aggregates"),
-    Kind(disclosing.aggregates_sent_against_the_specification, "bank", 7, "audit.message_order", needs="Aggregates"),
 )
 """Every kind; those of one step together."""

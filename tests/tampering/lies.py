@@ -281,3 +281,41 @@ def messages_to_oneself(story: Story) -> None:
 def other_side(name: str) -> str:
     """The other node."""
     return peer_of(name)
+
+
+def log_key_of_another(story: Story) -> None:
+    """The run's commitment is to another log key than the one that signs."""
+    story["bank"].first("commitment", what="log key")["sha256"] = hash_of("another key")
+
+
+def message_outside_any_job(story: Story) -> None:
+    """The nodes exchange a message that belongs to no job."""
+    for log, entry in zip(story.nodes(), message(story, "bank", "MaskedGradients"), strict=True):
+        own = copy.deepcopy(entry) | {"job": "", "step": "", "round": 0, "attempt": 0}
+        log.insert(log.first("policy"), own)
+
+
+def disclosure_outside_any_job(story: Story) -> None:
+    log = story["bank"]
+    log.insert(log.first("policy"), copy.deepcopy(log.first("disclosure")) | {"job": "", "step": ""})
+
+
+def job_hidden_by_the_coordinator(story: Story) -> None:
+    """The coordinator's log says nothing of the job that the nodes ran."""
+    log = story["coordinator"]
+    log.remove(*log.entries(job=story.job))
+
+
+def job_hidden_by_a_node(story: Story) -> None:
+    """The platform's log says nothing of the job: it may be an older copy, so that it is only missing."""
+    log = story["platform"]
+    log.remove(*log.entries(job=story.job))
+
+
+def number_malformed(story: Story) -> None:
+    """A lookup range that is no number."""
+    story["bank"].first("step", state="start", step="round", round=2, job=story.job)["lookup_range"] = "1e"
+
+
+def number_in_another_form(story: Story) -> None:
+    story["bank"].first("step", state="start", step="round", round=2, job=story.job)["lookup_range"] = "16"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 
+from protos import peer_pb2
 from tests.tampering.story import Entry, Log, Story
 from tests.tampering.telling import (
     add_up,
@@ -230,3 +232,71 @@ def inner_products_told_otherwise(story: Story) -> None:
 def submitted_twice(story: Story) -> None:
     log = story["coordinator"]
     log.insert(log.first("job", state="submitted"), copy.deepcopy(log.first("job", state="submitted")))
+
+
+def specification_after_the_approval(story: Story) -> None:
+    log = story["bank"]
+    late = log.first("spec", job=story.job)
+    log.remove(late)
+    log.insert(log.entries("approval", job=story.job)[-1], late)
+
+
+def report_missing(story: Story) -> None:
+    """The coordinator went on without having heard from the platform."""
+    log = story["coordinator"]
+    log.remove(log.first("report", party="platform", step="prepare"), *log.entries("disclosure", party="platform", step="prepare"))
+    add_up(story)
+
+
+def two_seeds(story: Story) -> None:
+    """The bank binds itself to two seeds, to choose between them later."""
+    log = story["bank"]
+    seed = log.first("commitment", what="seed", job=story.job)
+    log.insert(seed, copy.deepcopy(seed) | {"sha256": hash_of("another seed")})
+
+
+def fewer_rows_committed_than_sent(story: Story) -> None:
+    _commitment(story["bank"], "dataset", story.job)["rows"] = 10
+
+
+def other_rows_encoded_than_shared(story: Story) -> None:
+    _commitment(story["bank"], "encoded", story.job)["rows"] += 1
+
+
+def other_columns_encoded_than_used(story: Story) -> None:
+    _commitment(story["platform"], "encoded", story.job)["columns"] += 1
+
+
+def numbers_told_otherwise(story: Story) -> None:
+    """The nodes told each other other numbers than those that all three logs say the round ran on."""
+    for sender in ("bank", "platform"):
+        for entry in message(story, sender, "DirectiveEcho", 1):
+            entry["sha256"] = hash_of("other numbers")
+    retell(story, place_of(message(story, "bank", "DirectiveEcho", 1)[0]))
+
+
+def lookup_range_of_no_power_of_two(story: Story) -> None:
+    """A range that no honest coordinator directs, told by all."""
+    _direct(story, "round", 2, "3.0")
+
+
+def lookup_range_negative(story: Story) -> None:
+    _direct(story, "round", 2, "-16.0")
+
+
+def coefficient_not_finite(story: Story) -> None:
+    _direct(story, "round", 2, "16.0", "nan")
+
+
+def _direct(story: Story, step: str, round: int, lookup_range: str, coefficient: str = "") -> None:
+    for log in story.logs.values():
+        for entry in log.entries(step=step, round=round, job=story.job):
+            if "lookup_range" in entry:
+                entry["lookup_range"] = lookup_range
+                entry["coefficients"] = [coefficient or value for value in entry["coefficients"]]
+                numbers = [float(value) for value in entry["coefficients"]]
+    data = peer_pb2.DirectiveEcho(coefficients=numbers, lookup_range=float(lookup_range)).SerializeToString()
+    for log in story.nodes():
+        for entry in log.entries("message", type="DirectiveEcho", step=step, round=round, job=story.job):
+            entry["length"], entry["sha256"] = len(data), hashlib.sha256(data).hexdigest()
+    retell_all(story)

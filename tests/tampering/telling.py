@@ -48,6 +48,8 @@ def retell(story: Story, where: Where) -> None:
         sign_receipts(story, log, where, digest)
         for done in log.entries("step", state="done", **labels):
             done["transcript_sha256"] = digest
+            for way, name in (("sent", "bytes_sent"), ("received", "bytes_received")):
+                done[name] = sum(entry["length"] for entry in log.entries("message", direction=way, **labels))
         for report in story["coordinator"].entries("report", party=log.name, **labels):
             report["transcript_sha256"] = digest
 

@@ -283,3 +283,15 @@ def _append(files: Files, own: dict[str, object]) -> None:
     frame = {"v": 1, "log": "bank", "seq": len(lines), "prev": Tree().append(lines[-1][:-1]).hex(), "time": last["time"]}
     blank = {"job": "", "step": "", "attempt": 0, "round": 0}
     files.put([*lines, canonical(frame | blank | own) + b"\n"])
+
+
+def cosignatures_stripped(files: Files) -> None:
+    """Nobody vouches for the bank's log any more; nothing in it is wrong."""
+    folder = files.folders["bank"]
+    for path in [folder / "checkpoint", *(folder / "checkpoints").iterdir()]:
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(line for line in lines if not line.startswith(DASH) or " isthmus.log/bank " in line))
+
+
+def witness_s_memory_garbled(files: Files) -> None:
+    (files.folders["platform"] / "witness" / "bank").write_bytes(b"nothing")
