@@ -10,13 +10,12 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from math import isfinite
 
-from audit.commitments import check_commitments
 from audit.errors import VerificationError
 from audit.figures import JobView, NodeView, Views, shapes_of
 from audit.history import Act, Attempt, AttemptKey, Directive
 from audit.ledger import Ledger, LogRejected
 from audit.plain import altered
-from audit.protocol import COORDINATOR_ORDER, NODE_ORDER, ORDER, Table, bad_numbers, follows, legal_messages
+from audit.protocol import COMMITTED, COORDINATOR_ORDER, NODE_ORDER, ORDER, Table, bad_numbers, follows, legal_messages
 from audit.receipts import parse_approval
 from audit.sequence import Unlawful, check_sequence
 
@@ -54,7 +53,6 @@ class _Order:
         for node in view.nodes.values():
             self._walk(node, NODE_ORDER, lambda act, node=node: _node_event(act, node.name))  # type: ignore[misc]
             self._node_steps(node)
-            check_commitments(view, node, self._refuse)
         if view.coordinator is not None:
             self._walk(view.coordinator, COORDINATOR_ORDER, _coordinator_event)
             self._directed(view.coordinator)
@@ -86,6 +84,7 @@ class _Order:
                 self._begin(steps, node.name, act, attempt.directive)
             elif act.kind in ("done", "failed"):
                 steps.done = act.kind == "done" if act.key == steps.key else steps.done
+        self._commitments(node)
         end = node.record.end
         if end is not None and end.state == "finished":
             self._finished(steps, node.name, node.record.last_seq)
@@ -122,6 +121,44 @@ class _Order:
         if steps.place[0] != last or not steps.done:
             place = f"{steps.place[0]} {steps.place[1] or ''}".strip() or "its beginning"
             raise self._refuse(log, seq, "audit.unfinished", f"it is said to be finished after {place}; {last} is not done")
+
+    def _commitments(self, node: NodeView) -> None:
+        """Commitments come before the first message of their attempt, and name the sizes that the messages show."""
+        made: dict[AttemptKey, dict[str, Act]] = {}
+        for act in node.record.of("commitment"):
+            earlier = made.setdefault(act.key, {}).setdefault(act.data.what, act)
+            # What a crash kept from being signed is written once more, the same; a second digest would leave a choice.
+            if earlier is not act and (act.key.step or earlier.data.sha256 != act.data.sha256):
+                reason = f"it bound itself a second time to {act.data.what!r}"
+                raise self._refuse(node.name, act.seq, "audit.commitment_twice", reason)
+        for attempt in node.record.attempts.values():
+            acts, first = made.get(attempt.key, {}), attempt.first_message
+            for act in acts.values():
+                if first is not None and act.seq > first:
+                    reason = f"{attempt.key}: the commitment to {act.data.what!r} comes after the first message"
+                    raise self._refuse(node.name, act.seq, "audit.commitment_late", reason)
+            for what in COMMITTED.get(attempt.key.step, ()):
+                if first is not None and what not in acts:
+                    reason = f"{attempt.key}: there is no commitment to {what!r} before its first message"
+                    raise self._refuse(node.name, first, "audit.commitment_missing", reason)
+            if attempt.was_done:
+                self._committed_sizes(node, attempt, acts)
+
+    def _committed_sizes(self, node: NodeView, attempt: Attempt, acts: dict[str, Act]) -> None:
+        """The rows and columns committed to are those of the set that was aligned, and of the columns that were trained on."""
+        intercept = int(node.name == self.view.parties[0])
+        columns = self.view.columns.get(node.name)
+        shown = {
+            ("dataset", "rows"): attempt.sent.items.get("MaskedPoints"),
+            ("encoded", "rows"): self.view.shared,
+            ("encoded", "columns"): columns - intercept if columns is not None else None,
+        }
+        for what, act in acts.items():
+            for name in ("rows", "columns"):
+                wanted, said = shown.get((what, name)), getattr(act.data, name)
+                if wanted is not None and said != wanted:
+                    reason = f"{attempt.key}: the commitment to {what!r} names {said} {name}; {wanted} follow from the log"
+                    raise self._refuse(node.name, act.seq, "audit.commitment_sizes", reason)
 
     # ---- the coordinator's steps ------------------------------------------------------------------------------------------
 

@@ -96,6 +96,10 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """Which step follows which, once it is done; any step may be tried again before the next begins."""
 
 
+COMMITTED: Mapping[str, tuple[str, ...]] = MappingProxyType({"align": ("dataset",), "prepare": ("encoded", "paillier key")})
+"""What a node commits to before the first message of each attempt of a step."""
+
+
 def follows(step: str, round: int, after: tuple[str, int]) -> bool:
     """Whether a step is the one, or one of the two, that come after another."""
     if step not in NEXT_STEPS[after[0]]:

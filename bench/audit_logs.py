@@ -140,8 +140,7 @@ class Job:
         self.logs[COORDINATOR].append("directive", **labels, **fields)
         for name in NODES:
             self.logs[name].append("step", **labels, **fields, state="start")
-            for committed in self._commitments(step, name):
-                self.logs[name].append("commitment", **labels, **committed)
+            self._commit(name, step, labels)
         digest, carried = self._messages(step, number, labels, numbers)
         statement = receipt_statement(**labels, digest=digest)
         for signer, reader in (NODES, NODES[::-1]):
@@ -156,11 +155,16 @@ class Job:
                 self.told[COORDINATOR][fields["what"], fields["to"], fields["clause"], name] += fields["count"]
                 self.logs[COORDINATOR].append("disclosure", **labels, **fields, party=name)
 
-    def _commitments(self, step: str, name: str) -> list[dict[str, Any]]:
-        encoded = {"what": "encoded", "sha256": "44" * 32, "rows": SHARED, "columns": COLUMNS[name] - (name == BANK)}
-        key = {"what": "paillier key", "sha256": "55" * 32, "bits": self.spec.model.key_bits}
-        data = {"what": "dataset", "sha256": "33" * 32, "rows": SETS[name]}
-        return {"align": [data], "prepare": [encoded, key]}.get(step, [])
+    def _commit(self, name: str, step: str, labels: dict[str, Any]) -> None:
+        sizes: dict[str, dict[str, dict[str, int]]] = {
+            "align": {"dataset": {"rows": SETS[name]}},
+            "prepare": {
+                "encoded": {"rows": SHARED, "columns": COLUMNS[name] - (name == BANK)},
+                "paillier key": {"bits": self.spec.model.key_bits},
+            },
+        }
+        for what, counted in sizes.get(step, {}).items():
+            self.logs[name].append("commitment", **labels, what=what, sha256="33" * 32, **counted)
 
     def _messages(
         self, step: str, number: int, labels: dict[str, Any], numbers: Directive

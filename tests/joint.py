@@ -257,8 +257,8 @@ def _run(ask: Ask, data: DemoData, layout: parties.Layout, config: Any, running:
 
 def _decide(layout: parties.Layout, name: str, job: str, decision: str) -> None:
     more = ("--reason", "a test") if decision == "reject" else ()
-    # The log has the specification a moment before the node's database has the job.
-    for _ in _until(f"{name} could not {decision} the job"):
+    # The log tells of an offer a moment before the command line can find it.
+    for _ in _until(f"{name} could not {decision}"):
         if node_command(["--config", str(layout.config(name)), decision, job, "--by", "a person", *more]) == 0:
             return
 

@@ -93,6 +93,8 @@ class Jobs:
         self._running: dict[str, Execution] = {}
         self._sweeper = Sweeper(parts.store, parts.policy.retention, parts.clock)
         self._lock = threading.RLock()
+        self._deciding = threading.RLock()
+        """Held where a decision or a job's end is written: nothing of a job comes after its end in the log."""
         if parts.cosigning is not None:
             parts.cosigning.on_refused = self._refused
             for row in parts.store.jobs():
@@ -193,8 +195,9 @@ class Jobs:
             if party not in found:
                 raise _not_approved(row.job, f"the coordinator passed on no approval of {party}")
             signed = SignedDecision(found[party].statement, found[party].signature)
-            if self._parts.store.put_decision(row.job, party, signed):
-                self._log_approval(row.job, signed)
+            with self._deciding:
+                if self._known(row.job)[0].state not in FINAL and self._parts.store.put_decision(row.job, party, signed):
+                    self._log_approval(row.job, signed)
 
     def _author(self, job: str, spec: JobSpec, decision: control_pb2.Decision) -> str:
         """The party whose key signed an approval of this very job."""
@@ -235,9 +238,19 @@ class Jobs:
                 self._notify(f"error: {error}")
 
     def decide(self, job: str, *, decision: str, by: str, code: str = "") -> None:
-        """Sign a decision, write it down and send it.  An approval draws the job's seed and commits to it first."""
+        """Sign a decision, write it down and send it.  An approval draws the job's seed and commits to it first.
+
+        Raises:
+            UsageError: ``job.unknown``, ``job.ended``.  PolicyError: the policy no longer allows it.
+        """
+        with self._deciding:
+            row, spec = self._known(job)
+            if row.state in FINAL:
+                raise UsageError("job.ended", f"Job {job[:12]} has ended here: {row.state}.", remedy="Submit a new job.")
+            self._decide(job, spec, decision, by, code)
+
+    def _decide(self, job: str, spec: JobSpec, decision: str, by: str, code: str) -> None:
         parts = self._parts
-        _, spec = self._known(job)
         name, peer = parts.identity.name, spec.peer_of(parts.identity.name).name
         statement = approval_statement(job=job, party=name, peer=peer, decision=decision, by=by, time=parts.now())
         signed = SignedDecision(statement.decode(), parts.identity.log_key.sign(statement).hex())
@@ -379,9 +392,12 @@ class Jobs:
 
     def _conclude(self, end: control_pb2.JobEnd) -> None:
         """Write the disclosure receipt and the end into the log, then move the job."""
-        row, _ = self._known(end.job)
-        if row.state in FINAL:
-            return
+        with self._deciding:
+            row, _ = self._known(end.job)
+            if row.state not in FINAL:
+                self._write_conclusion(row, end)
+
+    def _write_conclusion(self, row: JobRow, end: control_pb2.JobEnd) -> None:
         state, code = end.outcome, end.code if is_code(end.code) else ""
         if state not in TRANSITIONS[row.state]:
             _log.warning("job %s: the coordinator said %r while it was %s here", end.job[:12], end.outcome, row.state)

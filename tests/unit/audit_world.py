@@ -88,22 +88,8 @@ def approvals(
     return told + (others if decision == "approve" else [])
 
 
-def messages_of(step: str, number: int, sender: str, *, sets: dict[str, int], batch: int) -> list[tuple[str, int, int]]:
-    """Type, items and length of what one party says in a step, cut into messages of ``batch`` items."""
-    told: list[tuple[str, int, int]] = []
-    for part in legal_messages(step, figures_of(sender, sets), round=number, directive=NUMBERS[step]):
-        if isinstance(part, Single):
-            told.append((part.type, 1, part.shortest))
-        elif isinstance(part, Turns):
-            pairs = itertools.zip_longest(_cut(part.first, batch), _cut(part.second, batch))
-            told += [message for pair in pairs for message in pair if message]
-        else:
-            told += _cut(part, batch)
-    return told
-
-
-def figures_of(sender: str, sets: dict[str, int]) -> Figures:
-    """The job's figures from one party's side."""
+def figures(sender: str, sets: dict[str, int]) -> Figures:
+    """The job's public figures from one party's side."""
     peer = PLATFORM if sender == BANK else BANK
     return Figures(
         holds_label=sender == BANK,
@@ -118,6 +104,20 @@ def figures_of(sender: str, sets: dict[str, int]) -> Figures:
         peer_columns=COLUMNS[peer],
         base_rate=RATE,
     )
+
+
+def messages_of(step: str, number: int, sender: str, *, sets: dict[str, int], batch: int) -> list[tuple[str, int, int]]:
+    """Type, items and length of what one party says in a step, cut into messages of ``batch`` items."""
+    told: list[tuple[str, int, int]] = []
+    for part in legal_messages(step, figures(sender, sets), round=number, directive=NUMBERS[step]):
+        if isinstance(part, Single):
+            told.append((part.type, 1, part.shortest))
+        elif isinstance(part, Turns):
+            pairs = itertools.zip_longest(_cut(part.first, batch), _cut(part.second, batch))
+            told += [message for pair in pairs for message in pair if message]
+        else:
+            told += _cut(part, batch)
+    return told
 
 
 def _cut(phase: Phase, batch: int) -> Iterator[tuple[str, int, int]]:
@@ -148,14 +148,14 @@ def attempt(
     if step == "finish":
         batch = 1
     sizes = sets or SETS
-    told += [Event(log, "commitment", {**labels, **fields}) for log in (BANK, PLATFORM) for fields in commitments(step, log, sizes)]
+    told += [Event(log, "commitment", {**labels, **made}) for log in (BANK, PLATFORM) for made in commitments(step, log, sizes)]
     said = {sender: messages_of(step, number, sender, sets=sizes, batch=batch) for sender in (BANK, PLATFORM)}
     for index, pair in enumerate(itertools.zip_longest(said[BANK], said[PLATFORM])):
         for message, (sender, receiver) in zip(pair, ((BANK, PLATFORM), (PLATFORM, BANK)), strict=True):
             if message is None:
                 continue
             kind, items, length = message
-            plain = plain_message(kind, figures_of(sender, sizes), NUMBERS[step], step=step)
+            plain = plain_message(kind, figures(sender, sizes), NUMBERS[step], step=step)
             digest = hashlib.sha256(f"{step} {number} {again} {index} {sender}".encode() if plain is None else plain)
             entry = {**labels, "type": kind, "seq": index, "length": length, "sha256": digest.hexdigest(), "items": items}
             told.append(Event(sender, "message", {**entry, "direction": "sent", "peer": receiver}))
@@ -190,11 +190,16 @@ def attempt(
 
 
 def commitments(step: str, log: str, sets: dict[str, int]) -> list[dict[str, Any]]:
-    """What a node binds itself to before an attempt's first message."""
-    encoded = {"what": "encoded", "sha256": "44" * 32, "rows": SHARED, "columns": COLUMNS[log] - (log == BANK)}
-    key = {"what": "paillier key", "sha256": "55" * 32, "bits": SPEC.model.key_bits}
-    data = {"what": "dataset", "sha256": "33" * 32, "rows": sets[log]}
-    return {"align": [data], "prepare": [encoded, key]}.get(step, [])
+    """What a node commits to before a step's first message."""
+    digest = {"sha256": hashlib.sha256(f"{step} {log}".encode()).hexdigest()}
+    made: dict[str, list[dict[str, Any]]] = {
+        "align": [{"what": "dataset", "rows": sets[log]}],
+        "prepare": [
+            {"what": "encoded", "rows": SHARED, "columns": COLUMNS[log] - (log == BANK)},
+            {"what": "paillier key", "bits": SPEC.model.key_bits},
+        ],
+    }
+    return [made_of | digest for made_of in made.get(step, [])]
 
 
 def disclosures(

@@ -14,7 +14,7 @@ from audit.identity import Identity
 from audit.spec import JobSpec
 from node.crypto.drbg import Drbg
 from node.data.load import load_table
-from node.errors import IsthmusError
+from node.errors import IsthmusError, UsageError
 from node.protocols.metrics import Metrics
 from node.runtime import steps
 from node.runtime.disclosures import Facts, of_step, receipt
@@ -214,6 +214,21 @@ def test_an_ended_job_runs_nothing_and_an_end_that_cannot_be_is_a_failure(bank: 
     row = bank.store.job(job)
     assert (row.state, row.code) == ("failed", "job.illegal_end")  # no step ever ran here
     assert refusal(bank, StepLabels(job, "align", 0, 0)) == "job.ended"
+
+
+def test_nothing_is_decided_after_the_end(bank: TestNode, known: dict[str, Identity]) -> None:
+    """A person approves while the other side's rejection ends the job: the end stays the job's last entry."""
+    spec = spec_of()
+    job = spec.identity()
+    bank.jobs.handle(control_pb2.Directive(offer=control_pb2.Offer(job=job, spec=spec.canonical().decode())))
+    bank.store.request(job, decision="approve", by="Ana")
+    bank.jobs.handle(control_pb2.Directive(job_end=control_pb2.JobEnd(job=job, outcome="rejected", code="coordinator.rejected")))
+    with pytest.raises(UsageError) as caught:
+        bank.jobs.decide(job, decision="approve", by="Ana")
+    assert caught.value.code == "job.ended"
+    bank.jobs.poll()
+    bank.jobs.handle(control_pb2.Directive(approvals=approvals_of(spec, known)))
+    assert [entry["kind"] for entry in bank.entries() if entry["job"] == job] == ["spec", "job"]
 
 
 def test_after_a_reconnect_decisions_and_outcomes_are_said_again(bank: TestNode, known: dict[str, Identity]) -> None:
