@@ -188,25 +188,24 @@ class _Disclosures:
                 for way, kind in altered(self.view, node, attempt):
                     reason = f"{attempt.key}: the {kind} {way} carried other figures than all logs tell"
                     raise self._refuse(node.name, attempt.state_seq, "audit.disclosure_differs", reason)
-            for act in node.record.of("disclosure"):
-                if act.key not in node.record.attempts or act.data.by != node.name:
-                    raise self._refuse(node.name, act.seq, "audit.disclosure_extra", "a disclosure of no attempt of its own")
-                entries += 1
-            self._salts(node)
+            entries += self._own(node)
             self._receipt(node, optional)
         if self.view.coordinator is not None:
             entries += self._heard(self.view.coordinator)
         self._values()
         return entries
 
-    def _salts(self, node: NodeView) -> None:
-        """Every entry's leaf hash is salted, and not with a salt that another entry shows."""
-        seen = {""}
+    def _own(self, node: NodeView) -> int:
+        """Every entry is of an attempt of its own, and its leaf hash has a salt that no other entry shows."""
+        salts = {""}
         for act in node.record.of("disclosure"):
-            if act.data.salt in seen:
+            if act.key not in node.record.attempts or act.data.by != node.name:
+                raise self._refuse(node.name, act.seq, "audit.disclosure_extra", "a disclosure of no attempt of its own")
+            if act.data.salt in salts:
                 code = "audit.salt_twice" if act.data.salt else "audit.salt_missing"
                 raise self._refuse(node.name, act.seq, code, "its value can be guessed: it has no salt of its own")
-            seen.add(act.data.salt)
+            salts.add(act.data.salt)
+        return len(salts) - 1
 
     # ---- a node's attempts ------------------------------------------------------------------------------------------------
 

@@ -54,6 +54,8 @@ def test_there_are_enough_kinds_and_every_step_has_several() -> None:
     names = Counter(kind.name for kind in KINDS)
     assert not [name for name, count in names.items() if count > 1]
     assert len(KINDS) >= 55
+    for page in ("CHANGELOG.md", "docs/auditor.md"):
+        assert f"{len(KINDS)} kinds of bad logs" in " ".join((ROOT / page).read_text().split()), page
     by_step = Counter(kind.fails_at for kind in KINDS)
     assert set(by_step) == set(range(10))
     assert min(by_step[step] for step in range(1, 10)) >= 5

@@ -133,6 +133,7 @@ KINDS: tuple[Kind, ...] = (
     stolen(theft.entry_taken_out_and_chain_made_good, 3, "audit.root"),
     stolen(theft.coordinator_s_entry_edited, 3, "audit.chain"),
     stolen(theft.entry_appended_unsigned, 3, "", 2),
+    Kind(rewriting.unsigned_from_the_middle_on, "bank", 3, "", status=2),
     Kind(lies.clock_backwards, "bank", 3, "audit.clock"),
     Kind(lies.clock_malformed, "bank", 3, "audit.clock"),
     Kind(lies.entry_under_another_name, "bank", 3, "audit.other_log"),

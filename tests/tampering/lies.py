@@ -11,7 +11,6 @@ from tests.tampering.telling import (
     hash_of,
     labelled,
     message,
-    peer_of,
     place_of,
     respecify,
     retell,
@@ -276,11 +275,6 @@ def messages_to_oneself(story: Story) -> None:
     sent, _ = message(story, "bank", "MaskedGradients")
     for entry in story["bank"].entries("message", **{name: sent[name] for name in ("step", "round", "attempt")}):
         entry["peer"] = "bank"
-
-
-def other_side(name: str) -> str:
-    """The other node."""
-    return peer_of(name)
 
 
 def log_key_of_another(story: Story) -> None:
