@@ -32,7 +32,7 @@ class Kind:
         code: the error's, or "" where logs are only found incomplete.
         status: the exit status: 1, or 2 where something is only missing, or 3 where the input cannot be used.
         last: the auditor kept the bank's last checkpoint from before.
-        needs: a step or message type that the job must have.
+        needs: a message type that the label holder must have sent, or whom it must have told aggregates; joined by "+".
     """
 
     change: Callable[[Any], None]
@@ -51,8 +51,12 @@ class Kind:
 
     def suits(self, story: Story) -> bool:
         """Whether the job has what this kind changes."""
-        log = story["bank"]
-        return not self.needs or bool(log.entries("message", step=self.needs) or log.entries("message", type=self.needs))
+        told = story[story.holder]
+        return all(
+            told.entries("message", type=need) or told.entries("disclosure", what="aggregates", to=need)
+            for need in self.needs.split("+")
+            if need
+        )
 
     def make(self, story: Story, folder: Path) -> dict[str, Path]:
         """Write the bad logs; the story given stays as it is."""
@@ -256,7 +260,13 @@ KINDS: tuple[Kind, ...] = (
     Kind(disclosing.salt_short, "bank", 9, "audit.field"),
     Kind(disclosing.salt_used_again, "bank", 9, "audit.salt_twice"),
     Kind(disclosing.totals_told_twice_and_otherwise, "bank", 9, "audit.receipt_items"),
-    Kind(disclosing.aggregates_to_the_coordinator_altered, "bank+coordinator", 9, "audit.disclosure_differs", needs="Aggregates"),
+    Kind(
+        disclosing.aggregates_to_the_coordinator_altered,
+        "bank+coordinator",
+        9,
+        "audit.disclosure_differs",
+        needs="Aggregates+coordinator",
+    ),
     Kind(disclosing.base_rate_only_the_coordinator_was_told_altered, "bank+coordinator", 9, "audit.disclosure_differs"),
     Kind(disclosing.disclosure_omitted, "bank", 9, "audit.disclosure_missing"),
     Kind(disclosing.disclosure_to_the_coordinator_omitted, "platform", 9, "audit.disclosure_missing"),
@@ -283,6 +293,6 @@ KINDS: tuple[Kind, ...] = (
     Kind(disclosing.weights_to_the_coordinator, "bank", 9, "audit.disclosure_extra"),
     Kind(disclosing.aggregates_altered, "bank", 9, "audit.disclosure_differs", needs="Aggregates"),
     Kind(disclosing.aggregates_altered_everywhere, "bank+coordinator", 9, "audit.disclosure_differs", needs="Aggregates"),
-    Kind(disclosing.aggregates_against_the_specification, "bank", 9, "audit.disclosure_forbidden", needs="Aggregates"),
+    Kind(disclosing.aggregates_against_the_specification, "bank", 9, "audit.disclosure_forbidden", needs="coordinator"),
 )
 """Every kind; those of one step together."""

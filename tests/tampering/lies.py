@@ -262,10 +262,10 @@ def report_of_a_failed_step(story: Story) -> None:
     log = story["platform"]
     start = log.first("step", state="start", step="align", job=story.job)
     done = log.first("step", state="done", step="align", job=story.job)
-    again = labelled([start], attempt=1)[0]
-    log.insert(done, again, labelled([start], attempt=1, state="failed", code="transport.closed")[0])
-    for entry in log.entries("step", state="failed"):
-        del entry["coefficients"], entry["lookup_range"]
+    again, failed = labelled([start, start], attempt=1)
+    failed.update(state="failed", code="transport.closed")
+    del failed["coefficients"], failed["lookup_range"]
+    log.insert(done, again, failed)
     report = story["coordinator"].first("report", party="platform", job=story.job)
     story["coordinator"].insert(report, labelled([report], attempt=1)[0])
 

@@ -25,8 +25,10 @@ def peer_of(name: str) -> str:
 
 
 def message(story: Story, sender: str, kind: str, number: int = 0) -> tuple[Entry, Entry]:
-    """The ``number``-th message of a type by ``sender`` in the last job: as sent, and as received."""
-    sent = story[sender].entries("message", direction="sent", type=kind, job=story.job)[number]
+    """The ``number``-th message of a type by ``sender`` in steps of the last job that were done: as sent, and as received."""
+    log = story[sender]
+    done = {place(entry) for entry in log.entries("step", state="done", job=story.job)}
+    sent = [entry for entry in log.entries("message", direction="sent", type=kind) if place(entry) in done][number]
     same = {name: sent[name] for name in (*LABELS, "number")}
     return sent, story[peer_of(sender)].first("message", direction="received", **same)
 
