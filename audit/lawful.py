@@ -15,7 +15,17 @@ from audit.figures import JobView, NodeView, Views, shapes_of
 from audit.history import Act, Attempt, AttemptKey, Directive
 from audit.ledger import Ledger, LogRejected
 from audit.plain import altered
-from audit.protocol import COMMITTED, COORDINATOR_ORDER, NODE_ORDER, ORDER, Table, bad_numbers, follows, legal_messages
+from audit.protocol import (
+    COMMITTED,
+    COORDINATOR_ORDER,
+    NODE_ORDER,
+    ORDER,
+    Table,
+    bad_numbers,
+    follows,
+    legal_messages,
+    masks_left,
+)
 from audit.receipts import parse_approval
 from audit.sequence import Unlawful, check_sequence
 
@@ -102,10 +112,7 @@ class _Order:
                 reason = f"{key} runs on other numbers than the attempt before it"
                 raise self._refuse(log, seq, "audit.directive_changed", reason)
         else:
-            before = f"{steps.place[0]} {steps.place[1] or ''}".strip() or "nothing"
-            if not steps.done or not follows(*place, after=steps.place) or key.attempt < steps.attempt:
-                state = "done" if steps.done else "not done"
-                raise self._refuse(log, seq, "audit.step_order", f"{key} follows {before}, which is {state}")
+            self._check_next(steps, log, seq, key, directive)
             if key.step == "evaluate" and Decimal(self.view.spec.model.holdout) == 0:
                 raise self._refuse(log, seq, "audit.step_order", "it is evaluated, though the specification holds no rows out")
             if key.step == "evaluate" and directive != steps.directive:
@@ -115,6 +122,22 @@ class _Order:
             reason = f"{key} was given {len(directive.coefficients)} coefficients; {wanted} are due"
             raise self._refuse(log, seq, "audit.coefficients", reason)
         steps.enter(key, directive)
+
+    def _check_next(self, steps: _Steps, log: str, seq: int, key: AttemptKey, directive: Directive) -> None:
+        """Another step than before: the next one, a second preparation for a round that found no mask, or that round after it."""
+        before = f"{steps.place[0]} {steps.place[1] or ''}".strip() or "nothing"
+        rounds = self.view.spec.model.rounds
+        if key.step == "prepare" and steps.place[0] == "round" and key.attempt > steps.attempt:
+            if masks_left(steps.place[1], key.attempt, prepared=steps.prepared, rounds=rounds):
+                raise self._refuse(log, seq, "audit.step_order", f"{key} prepares again, though {before} had masks left")
+            return
+        waiting = steps.waiting if steps.place[0] == "prepare" else None
+        legal = (key.step, key.round) == waiting[0] if waiting else follows(key.step, key.round, after=steps.place)
+        if not steps.done or not legal or key.attempt < steps.attempt:
+            state = "done" if steps.done else "not done"
+            raise self._refuse(log, seq, "audit.step_order", f"{key} follows {before}, which is {state}")
+        if waiting and directive != waiting[1]:
+            raise self._refuse(log, seq, "audit.directive_changed", f"{key} runs on other numbers than before its preparation")
 
     def _finished(self, steps: _Steps, log: str, seq: int) -> None:
         last = "evaluate" if Decimal(self.view.spec.model.holdout) > 0 else "finish"
@@ -290,9 +313,19 @@ class _Steps:
         self.done = True
         self.rounds = 0
         self.directive = Directive()
+        self.prepared = 0
+        """The attempt of the last preparation."""
+        self.waiting: tuple[tuple[str, int], Directive] | None = None
+        """The round, and its numbers, that a second preparation is for."""
 
     def enter(self, key: AttemptKey, directive: Directive) -> None:
         """An attempt began."""
+        if key.step == "prepare":
+            self.prepared = key.attempt
+            if self.place[0] == "round":
+                self.waiting = self.place, self.directive
+        elif key.step == "round":
+            self.waiting = None
         self.key, self.place, self.attempt, self.directive = key, (key.step, key.round), key.attempt, directive
         self.done = False
         self.rounds = max(self.rounds, key.round)

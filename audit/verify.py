@@ -158,6 +158,7 @@ class _Run:
         self.on_step = on_step
         self.results: list[StepResult] = []
         self.points: list[OpenPoint] = []
+        self._known: set[OpenPoint] = set()
         self.sources: list[LogSource] = []
         self.ledgers: list[Ledger] = []
         self.trust = Trust({}, "self-asserted")
@@ -172,7 +173,8 @@ class _Run:
     def missing(self, text: str) -> None:
         """Note an open point of the step that is running, once."""
         point = OpenPoint(self._current, text)
-        if point not in self.points:
+        if point not in self._known:
+            self._known.add(point)
             self.points.append(point)
 
     def step(self, number: int, action: Callable[[], tuple[State, str] | str]) -> None:

@@ -28,8 +28,8 @@ def verified(jobs: Joint, **arguments: Any) -> VerifiedLogs:
 
 @pytest.mark.parametrize(
     "asks",
-    [(made.PLAIN,), (made.PLATFORM,), MANY, (made.RESTARTED,), (made.RESTARTED_EARLY,)],
-    ids=["plain", "platform", "many", "restarted", "restarted early"],
+    [(made.PLAIN,), (made.PLATFORM,), MANY, (made.RESTARTED,), (made.RESTARTED_EARLY,), (made.KILLED,), (made.REPREPARED,)],
+    ids=["plain", "platform", "many", "restarted", "restarted early", "killed", "prepared again"],
 )
 def test_no_false_alarm(asks: tuple[made.Ask, ...]) -> None:
     jobs = joint(*asks)
@@ -84,6 +84,13 @@ def test_the_facts_of_a_restarted_job() -> None:
     attempts = {(step.step, step.attempt, step.state) for step in fact.timeline}
     assert ("round", 0, "failed") in attempts
     assert ("round", 1, "done") in attempts
+
+
+def test_the_facts_of_a_job_with_a_crash() -> None:
+    [fact] = verified(joint(made.KILLED)).jobs
+    cut = [step for step in fact.timeline if step.code == "job.interrupted"]
+    assert [step.node for step in cut] == ["platform"], "where exactly the kill falls is the machine's choice"
+    assert fact.outcome == "finished"
 
 
 # ---- owners who write another story and sign it ---------------------------------------------------------------------------------

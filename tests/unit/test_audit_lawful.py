@@ -230,6 +230,19 @@ def done_twice(told: list[Event]) -> None:
     told.insert(at, told[at])
 
 
+def failed_twice(told: list[Event]) -> None:
+    told[:] = events(before_finish=attempt("finish", outcome="failed"))
+    at = index(told, BANK, "step", step="finish", state="failed")
+    told.insert(at, told[at])
+
+
+def message_after_a_failure(told: list[Event]) -> None:
+    told[:] = events(before_finish=attempt("finish", outcome="failed"))
+    failed = of(told, BANK, "step", step="finish", state="failed")
+    told.remove(failed)
+    told.insert(index(told, BANK, "message", step="finish", seq=2), failed)
+
+
 def seed_after_the_approval(told: list[Event]) -> None:
     seed = of(told, BANK, "commitment", what="seed")
     told.remove(seed)
@@ -295,6 +308,15 @@ def evaluated_without_rows(told: list[Event]) -> None:
         told[at:at] = [Event(log, "step", start), Event(log, "step", {**labels, "state": "failed", "code": "job.failed"})]
 
 
+def attempts_that_count_down(told: list[Event]) -> None:
+    told[:] = events(before_finish=attempt("finish", again=2, outcome="failed"))
+
+
+def attempts_that_go_back_with_the_next_step(told: list[Event]) -> None:
+    at = index(told, COORDINATOR, "directive", step="round")
+    told[:] = [*opening(), *approvals(), *attempt("align", again=1), *attempt("prepare", again=1), *told[at:]]
+
+
 def repeated_on_other_numbers(told: list[Event]) -> None:
     told[:] = events(before_finish=attempt("finish", outcome="failed"))
     for event in told:
@@ -320,6 +342,8 @@ def repeated_on_other_numbers(told: list[Event]) -> None:
         (message_before_the_start, "audit.order"),
         (started_twice, "audit.order"),
         (done_twice, "audit.order"),
+        (failed_twice, "audit.order"),
+        (message_after_a_failure, "audit.order"),
         (seed_after_the_approval, "audit.order"),
         (no_seed, "audit.order"),
         (no_specification_in_one_log, "audit.order"),
@@ -333,6 +357,8 @@ def repeated_on_other_numbers(told: list[Event]) -> None:
         (too_many_inner_products, "audit.inner_products"),
         (evaluated_without_rows, "audit.step_order"),
         (repeated_on_other_numbers, "audit.directive_changed"),
+        (attempts_that_count_down, "audit.step_order"),
+        (attempts_that_go_back_with_the_next_step, "audit.step_order"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

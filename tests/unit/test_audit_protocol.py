@@ -26,6 +26,7 @@ from audit.protocol import (
     Turns,
     follows,
     legal_messages,
+    masks_left,
 )
 from audit.record import parse_entry
 from audit.sequence import Unlawful, check_sequence
@@ -39,6 +40,7 @@ from protos import peer_pb2
 NODE_PAIRS = {
     ("new", "spec"), ("offered", "spec"), ("offered", "seed"), ("offered", "rejects"), ("offered", "job"), ("seeded", "seed"),
     ("seeded", "approves"), ("seeded", "rejects"), ("seeded", "job"), ("approved", "other approves"), ("approved", "job"),
+    ("approved", "seed"), ("approved", "approves"), ("approved", "rejects"), ("agreed", "other approves"),
     ("agreed", "start"), ("agreed", "failed"), ("agreed", "disclosures"), ("agreed", "job"), ("step", "commitment"),
     ("step", "disclosure"), ("step", "done"), ("step", "failed"), ("rejected", "job"), ("closing", "disclosures"),
     ("closing", "job"), ("ended", "disclosures"), ("ended", "job"),
@@ -73,6 +75,16 @@ def test_every_other_pair_of_steps_is_illegal() -> None:
     }
     found = {(before, after) for before in places for after in places if after[0] and follows(*after, after=before)}
     assert found == legal
+
+
+def test_masks_are_counted_from_the_attempt_that_prepared_them() -> None:
+    """The protocol's own count: one mask a round and one to spare."""
+    from node.protocols.scales import SPARE_SLOTS
+
+    for rounds, prepared, number in ((2, 0, 1), (2, 3, 2), (8, 1, 8)):
+        slots = rounds + SPARE_SLOTS
+        for attempt in range(prepared, prepared + 12):
+            assert masks_left(number, attempt, prepared=prepared, rounds=rounds) == (number - 1 + attempt - prepared < slots)
     assert tuple(ORDER) == steps.ORDER == tuple(LEGAL_MESSAGES)
     assert set(NEXT_STEPS) == {"", *ORDER}
 
