@@ -19,7 +19,7 @@ from coordinator.config import CoordinatorConfig
 from coordinator.errors import DataError, TransportError
 from coordinator.leader import Leadership, NotLeader
 from coordinator.operators import OperatorService
-from coordinator.runner import Runner
+from coordinator.runner import Logged, Runner
 from coordinator.service import ControlService
 from coordinator.store import Store
 from coordinator.store.engine import is_postgresql
@@ -87,7 +87,9 @@ class Server:
             raise TransportError(error.code, error.message, remedy=error.remedy) from None
         # Nothing is opened before the port is ours, so that a second server on one folder changes nothing.
         mirror = _mirror(leading, identity)
-        self._record = LogWriter.open(config.state_folder / "log", key=identity.log_key, clock=clock, mirror=mirror)
+        logged = Logged()
+        log_folder = config.state_folder / "log"
+        self._record = LogWriter.open(log_folder, key=identity.log_key, clock=clock, mirror=mirror, told=logged.hear)
         try:
             self._store = _store(config, leading)
         except BaseException:
@@ -100,8 +102,9 @@ class Server:
             partners=nodes,
             store=self._store,
             log=self._record,
-            witness=Witness(config.state_folder / "log", key=identity.log_key, clock=clock, mirror=mirror),
+            witness=Witness(log_folder, key=identity.log_key, clock=clock, mirror=mirror),
             clock=clock,
+            logged=logged,
             detach_grace=config.jobs.detach_grace if grace is None else grace,
         )
         control_pb2_grpc.add_ControlServicer_to_server(ControlService(self.runner, pinned), self._grpc)
