@@ -17,15 +17,17 @@ from audit.witness import Witness
 from coordinator.config import CoordinatorConfig
 from coordinator.errors import TransportError
 from coordinator.operators import OperatorService
+from coordinator.relay import RelayService
+from coordinator.rooms import RelayLimits
 from coordinator.runner import Runner
 from coordinator.service import ControlService
 from coordinator.store import Store
-from protos import control_pb2_grpc, tls
+from protos import control_pb2_grpc, relay_pb2_grpc, tls
 
 _log = logging.getLogger("isthmus.coordinator")
 
-STREAMS_MAX = 64
-"""Threads: one for each attached node or watcher."""
+STREAMS_MAX = 128
+"""Threads: one for each attached node, watcher or relayed stream."""
 STOP_SECONDS = 5.0
 OPTIONS = (
     ("grpc.max_receive_message_length", 2 * SPEC_BYTES_MAX),
@@ -89,6 +91,10 @@ class Server:
         )
         control_pb2_grpc.add_ControlServicer_to_server(ControlService(self.runner, pinned), self._grpc)
         control_pb2_grpc.add_OperatorServicer_to_server(OperatorService(self.runner, own), self._grpc)
+        relay = config.relay
+        limits = RelayLimits(rooms=relay.rooms, bytes_per_second=relay.mebibytes_per_second * 2**20)
+        self._relay = RelayService(pinned=pinned, running=self.runner.running, limits=limits, enabled=relay.enabled)
+        relay_pb2_grpc.add_RelayServicer_to_server(self._relay, self._grpc)
         self.address = f"{config.coordinator.listen.rpartition(':')[0]}:{self.port}"
 
     def start(self) -> None:
@@ -98,6 +104,7 @@ class Server:
     def stop(self) -> None:
         """End all streams, then close database and log.  Open jobs are continued at the next start."""
         self.runner.stop()
+        self._relay.rooms.stop()
         self._grpc.stop(STOP_SECONDS).wait()
         self._pool.shutdown(wait=True)
         self._store.close()
