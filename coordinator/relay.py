@@ -42,8 +42,7 @@ class RelayService(relay_pb2_grpc.RelayServicer):
         self, *, pinned: Mapping[str, bytes], running: Running, limits: RelayLimits | None = None, enabled: bool = True
     ) -> None:
         self._pinned, self._running, self._enabled = pinned, running, enabled
-        self._limits = limits or RelayLimits()
-        self.rooms = Rooms(self._limits, runs=self._runs)
+        self.rooms = Rooms(limits or RelayLimits(), runs=self._runs)
 
     def Exchange(self, request_iterator: Iterator[relay_pb2.Sealed], context: grpc.ServicerContext) -> Iterator[relay_pb2.Sealed]:
         """One node's stream.  A refusal, or the room's failure, ends it with a status whose details are the code alone."""
@@ -78,7 +77,7 @@ class RelayService(relay_pb2_grpc.RelayServicer):
         return room
 
     def _first(self, party: str, requests: Iterator[relay_pb2.Sealed], context: grpc.ServicerContext) -> relay_pb2.Room:
-        timer = threading.Timer(self._limits.open, context.cancel)
+        timer = threading.Timer(self.rooms.limits.open, context.cancel)
         timer.start()
         try:
             first = next(requests, None)

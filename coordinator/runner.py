@@ -129,6 +129,8 @@ class Runner:
         self._progress: dict[tuple[str, str], Progress] = {}
         self._timers: dict[str, threading.Timer] = {}
         self._stale: set[str] = set()
+        self.relayed: Callable[[tuple[str, str, int, int]], int] = lambda attempt: 0
+        """Sealed bytes that the relay passed on in an attempt (job, step, round, attempt)."""
         self.changed = threading.Condition(threading.RLock())
         self.version = 0
         self.stopping = False

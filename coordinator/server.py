@@ -91,10 +91,11 @@ class Server:
         )
         control_pb2_grpc.add_ControlServicer_to_server(ControlService(self.runner, pinned), self._grpc)
         control_pb2_grpc.add_OperatorServicer_to_server(OperatorService(self.runner, own), self._grpc)
-        relay = config.relay
-        limits = RelayLimits(rooms=relay.rooms, bytes_per_second=relay.mebibytes_per_second * 2**20)
-        self._relay = RelayService(pinned=pinned, running=self.runner.running, limits=limits, enabled=relay.enabled)
-        relay_pb2_grpc.add_RelayServicer_to_server(self._relay, self._grpc)
+        asked = config.relay
+        limits = RelayLimits(rooms=asked.rooms, bytes_per_second=asked.mebibytes_per_second * 2**20)
+        self.relay = RelayService(pinned=pinned, running=self.runner.running, limits=limits, enabled=asked.enabled)
+        self.runner.relayed = self.relay.rooms.relayed
+        relay_pb2_grpc.add_RelayServicer_to_server(self.relay, self._grpc)
         self.address = f"{config.coordinator.listen.rpartition(':')[0]}:{self.port}"
 
     def start(self) -> None:
@@ -104,7 +105,7 @@ class Server:
     def stop(self) -> None:
         """End all streams, then close database and log.  Open jobs are continued at the next start."""
         self.runner.stop()
-        self._relay.rooms.stop()
+        self.relay.rooms.stop()
         self._grpc.stop(STOP_SECONDS).wait()
         self._pool.shutdown(wait=True)
         self._store.close()

@@ -42,6 +42,7 @@ _ENDS = {
     "relay.left": "left the relay before the step ended",
     "relay.not_running": "cannot be met: the coordinator runs no such attempt of a job of this node",
     "relay.protocol_version": "cannot be met: the coordinator's relay speaks another version",
+    "relay.stopping": "was cut off: the coordinator is stopping",
     "relay.stalled": "took nothing for too long, and the relay let go",
     "relay.superseded": "was met anew: one of the two nodes came to the relay again",
 }
@@ -106,7 +107,7 @@ class Carrier:
         try:
             self._sealer, opener = self._handshake.meet(self._next(records))
             self._keyed.set()
-            self._handshake.check(*opener.open(self._next(records)))
+            self._handshake.check(opener, self._next(records))
             self._proven.set()
             yield from self._opened(opener, records)
         finally:

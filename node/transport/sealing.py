@@ -281,21 +281,26 @@ class Handshake:
         """This node's signature (64 bytes) over the session; after :meth:`meet`."""
         return self._key.sign(statement(self._meeting, self._me, self._digest))
 
-    def check(self, kind: Kind, proof: bytes) -> None:
+    def check(self, opener: Opener, record: bytes) -> None:
         """Return when the peer's first record is its proof.
 
         Raises:
-            VerificationError: ``relay.wrong_identity``.
+            VerificationError: ``relay.wrong_identity``, also when the record does not open: then the two hold different keys,
+                because they pin different log keys or somebody in between exchanged the fresh ones.
+            PeerError: ``relay.malformed``.
         """
         try:
+            kind, proof = opener.open(record)
             if kind is not Kind.PROOF or len(proof) != SIGNATURE_BYTES:
                 raise VerificationError("relay.wrong_identity", "no proof")
             self._peer.log_key.verify(statement(self._meeting, self._peer.name, self._digest), proof)
         except VerificationError:
             raise VerificationError(
                 "relay.wrong_identity",
-                f"Whoever answered through the relay does not hold the log key of {self._peer.name}, or speaks of another session.",
-                remedy=f"If {self._peer.name} has made new keys, exchange partner files again; if not, somebody stands in between.",
+                f"Whoever answered through the relay did not prove to be {self._peer.name}: the log key is not the pinned one, or"
+                " the session is another.",
+                remedy=f"If {self._peer.name} or this node has made new keys, exchange partner files again; if not, somebody stands"
+                " in between: ask the coordinator's operators.",
             ) from None
 
     def _bad_key(self) -> VerificationError:

@@ -60,8 +60,8 @@ def refused(call: Callable[[], object]) -> str:
 
 def test_both_sides_prove_themselves_and_read_each_other() -> None:
     (bank, to_shop, from_shop), (shop, to_bank, from_bank) = session()
-    shop.check(*from_bank.open(to_shop.seal(Kind.PROOF, bank.proof())))
-    bank.check(*from_shop.open(to_bank.seal(Kind.PROOF, shop.proof())))
+    shop.check(from_bank, to_shop.seal(Kind.PROOF, bank.proof()))
+    bank.check(from_shop, to_bank.seal(Kind.PROOF, shop.proof()))
     for sealer, opener in ((to_shop, from_bank), (to_bank, from_shop)):
         (record,) = sealer.frame(b"a frame")
         assert opener.take(record) == (Kind.FRAME, b"a frame")
@@ -148,7 +148,7 @@ def test_two_nodes_that_disagree_have_different_keys(change: dict[str, object]) 
     shop = handshake("shop", SHOP, other)
     to_shop, _ = bank.meet(shop.ephemeral)
     _, from_bank = shop.meet(bank.ephemeral)
-    assert refused(lambda: from_bank.open(to_shop.seal(Kind.PROOF, bank.proof()))) == "relay.bad_seal"
+    assert refused(lambda: shop.check(from_bank, to_shop.seal(Kind.PROOF, bank.proof()))) == "relay.wrong_identity"
 
 
 def test_a_coordinator_in_the_middle_has_no_proof_to_show() -> None:
@@ -171,16 +171,18 @@ def test_a_coordinator_in_the_middle_has_no_proof_to_show() -> None:
         (Kind.PROOF, b""),
         (Kind.FRAME, shop_proof),
     ]:
-        received = bank_hears.open(says_to_bank.seal(kind, proof))
-        assert refused(lambda received=received: bank.check(*received)) == "relay.wrong_identity"
+        record = says_to_bank.seal(kind, proof)
+        assert refused(lambda record=record: bank.check(bank_hears, record)) == "relay.wrong_identity"
 
 
 def test_a_proof_of_another_session_is_refused() -> None:
     """Recorded in one room and replayed in another: the statement names both fresh keys."""
     (_, _, _), (shop, _, _) = session()
     bank, again = handshake("bank", BANK), handshake("shop", SHOP)
-    bank.meet(again.ephemeral)
-    assert refused(lambda: bank.check(Kind.PROOF, shop.proof())) == "relay.wrong_identity"
+    _, hears = bank.meet(again.ephemeral)
+    says, _ = again.meet(bank.ephemeral)
+    assert refused(lambda: bank.check(hears, says.seal(Kind.PROOF, shop.proof()))) == "relay.wrong_identity"
+    bank.check(hears, says.seal(Kind.PROOF, again.proof()))
 
 
 @pytest.mark.parametrize("key", [*LOW_ORDER, b"", bytes(31), bytes(range(33))])
