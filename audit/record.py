@@ -22,12 +22,12 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, NamedTuple, TypeAlias
 
 import rfc8785
 
@@ -47,8 +47,7 @@ FRAME_FIELDS = ("v", "log", "seq", "prev", "time", "kind", "job", "step", "attem
 _RENAMED = {"seq": "number"}
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """One line of a log file: ``data`` without its newline, ``complete`` when the newline is there."""
 
     offset: int
@@ -83,6 +82,53 @@ def _no_float(text: str) -> Json:
     raise ValueError(f"{text[:20]} is not an integer")
 
 
+def _exact(text: str) -> int:
+    if len(text) > 15 and (len(text) > 17 or abs(int(text)) > INTEGER_MAX):
+        raise ValueError(f"{text[:20]} is beyond 2**53")
+    return int(text)
+
+
+# RFC 8785 for documents of text and integers is what Python's own encoder writes with these settings: the same escapes, keys in
+# the order of code points, which is that of UTF-16 units as long as no character beyond U+FFFF (four bytes in UTF-8) is there.
+_decoder = json.JSONDecoder(parse_float=_no_float, parse_int=_exact, parse_constant=_no_float)
+_encoder = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), check_circular=False, allow_nan=False)
+_strict = json.JSONDecoder(parse_float=_no_float, parse_int=_exact, parse_constant=_no_float, object_pairs_hook=_unique)
+_FRAME_TYPES = tuple((name, int if name in ("v", "seq", "attempt", "round") else str) for name in FRAME_FIELDS)
+
+
+_NUMBER, _DIGEST, _WORD = "(0|[1-9][0-9]{0,14})", '"([0-9a-f]{64})"', '"([A-Za-z0-9-]{1,63})"'
+_MESSAGE = re.compile(
+    rf'\{{"attempt":{_NUMBER},"direction":{_WORD},"items":{_NUMBER},"job":{_DIGEST},"kind":"message","length":{_NUMBER}'
+    rf',"log":{_WORD},"number":{_NUMBER},"peer":{_WORD},"prev":{_DIGEST},"round":{_NUMBER},"seq":{_NUMBER},"sha256":{_DIGEST}'
+    rf',"step":{_WORD},"time":"([0-9TZ:.-]{{1,40}})","type":{_WORD},"v":{ENTRY_VERSION}\}}'
+)
+"""The canonical form of a message entry, of which large logs consist: what matches is canonical, and read already."""
+
+
+def _message(text: str) -> dict[str, Json] | None:
+    """A message entry of the usual form; None for anything else."""
+    found = _MESSAGE.fullmatch(text)
+    if found is None:
+        return None
+    attempt, direction, items, job, length, log, number, peer, prev, round, seq, sha256, step, time, kind = found.groups()
+    return {
+        "v": ENTRY_VERSION, "log": log, "seq": int(seq), "prev": prev, "time": time, "kind": "message", "job": job, "step": step,
+        "attempt": int(attempt), "round": int(round), "direction": direction, "items": int(items), "length": int(length),
+        "number": int(number), "peer": peer, "sha256": sha256, "type": kind,
+    }  # fmt: skip
+
+
+def _canonical(text: str, data: bytes) -> Json:
+    """The document that ``data`` is the canonical form of: by the quick way where it is certain, else by the reference."""
+    document: Json = _decoder.decode(text)
+    if _encoder.encode(document) == text and (text.isascii() or max(data) < 0xF0):
+        return document
+    document = _strict.decode(text)
+    if rfc8785.dumps(document) != data:
+        raise ValueError("it is not in canonical form (RFC 8785)")
+    return document
+
+
 def parse_entry(data: bytes) -> dict[str, Json]:
     """One line as an entry: canonical JSON, no number but integers, the frame's fields present with their types.
 
@@ -90,18 +136,18 @@ def parse_entry(data: bytes) -> dict[str, Json]:
         DataError: ``log.entry_malformed``; the message gives the reason, never the content.
     """
     try:
-        entry = json.loads(data, object_pairs_hook=_unique, parse_float=_no_float, parse_constant=_no_float)
+        text = data.decode()
+        if (message := _message(text)) is not None:
+            return message
+        entry = _canonical(text, data)
         if not isinstance(entry, dict):
             raise ValueError("it is no object")
-        if rfc8785.dumps(entry) != data:
-            raise ValueError("it is not in canonical form (RFC 8785)")
-        for name in FRAME_FIELDS:
-            wanted: type = int if name in ("v", "seq", "attempt", "round") else str
+        for name, wanted in _FRAME_TYPES:
             value = entry.get(name)
-            if type(value) is not wanted or (isinstance(value, int) and value < 0):
+            if type(value) is not wanted or (wanted is int and value < 0):  # type: ignore[operator]
                 raise ValueError(f"its field {name!r} is missing, negative or of the wrong type")
         if entry["v"] != ENTRY_VERSION:
-            raise ValueError(f"its version is not {ENTRY_VERSION}")
+            raise ValueError(f"its version is {entry['v']}, and this program reads version {ENTRY_VERSION}")
     except UnicodeDecodeError:
         raise DataError("log.entry_malformed", "It is not UTF-8.") from None
     except json.JSONDecodeError as error:

@@ -7,7 +7,9 @@
     (4) approvals: both nodes signed this very job before it began
     (5) every sent message was received, the same bytes
     (6) receipts: both nodes signed the transcript of every step done
-    (7) the protocol's order, (8) policy bounds, (9) disclosures: not checked by this version
+    (7) the protocol's order: entries, steps, rounds, messages with their counts and lengths; nothing missing, nothing after the end
+    (8) bounds: keys, shared customers, rounds and bands as the job, each node's policy and the auditor allow; who received what
+    (9) disclosures: the entries and receipts say exactly what the messages carried, and the job allows each
 
 A step passes, is *open* (lawful so far, but something is missing: exit code 2), or fails (:class:`LogRejected`, exit code 1; 3
 when the input cannot be used).  What counts as missing and what as contradictory:
@@ -19,8 +21,9 @@ when the input cannot be used).  What counts as missing and what as contradictor
 - A log that ends inside or before an attempt is older than the other's, not contradictory; as soon as it goes on after that
   point (a later entry of the job that the other log dates after the attempt, a `done` or `failed`, the end of the job), what it
   lacks is contradictory.
-- Entries after the last checkpoint, a torn last line, a log without any checkpoint, a counterpart's log that was not given, and
-  a job that has not ended are open.
+- Entries after the last checkpoint, a log without any checkpoint, a counterpart's log that was not given, a job that has not
+  ended, and a job whose specification is in no log are open.
+- A line that is cut, too long, not canonical or of another version cannot be used, wherever it stands: exit code 3.
 
 A log is read once, and again only in the stretch where two logs differ.  Memory grows with the number of step attempts, not of
 messages.
@@ -34,15 +37,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from audit.bounds import check_bounds
 from audit.checkpoint import NOTE_BYTES_MAX, Checkpoint, log_of, parse_checkpoint, parse_note, verify_checkpoint
-from audit.cosigned import Sighting, check_sightings, cosigners, sightings
+from audit.cosigned import Sighting, check_sightings, cosigners, sightings, uncovered
+from audit.disclosing import check_disclosures
 from audit.errors import DataError, IsthmusError, VerificationError
 from audit.facts import JobFacts
-from audit.ledger import ASK_AGAIN, JobRecord, Ledger, LogRejected, read_ledger
+from audit.figures import Views, views_of
+from audit.history import JobRecord
+from audit.lawful import check_order
+from audit.ledger import ASK_AGAIN, Ledger, LogRejected, read_ledger
 from audit.matching import check_approvals, check_messages, check_receipts
-from audit.policy import Trust, load_trust
+from audit.policy import Limits, Trust, load_trust
 from audit.record import CHECKPOINT_FILE, CHECKPOINT_FOLDER, KEY_FILE, LOG_FILE, parse_entry, read_lines
 from audit.signing import VerifierKey
+from audit.telling import facts_of
 
 STEPS = (
     "policy and keys",
@@ -56,7 +65,6 @@ STEPS = (
     "policy bounds",
     "disclosures",
 )
-UNCHECKED = (7, 8, 9)
 LOGS_MAX = 64
 _READABLE = "Give this user the right to read it, or ask its owner for the whole log folder again."
 
@@ -155,10 +163,12 @@ def verify_logs(
     keys = {source.name: source.key for source in run.sources} | dict(run.trust.keys)
     for number, check in ((4, check_approvals), (5, check_messages), (6, check_receipts)):
         run.step(number, lambda check=check: check(run.ledgers, keys, run.missing))  # type: ignore[misc]
-    run.unended()
-    for number in UNCHECKED:
-        run.tell(number, "unchecked", "not checked by this version")
-    return VerifiedLogs(tuple(run.results), tuple(run.sources), tuple(run.ledgers), run.trust, tuple(run.points))
+    views = list(views_of(run.ledgers))
+    run.step(7, lambda: run.order(views))
+    run.step(8, lambda: run.bounds(views, run.trust.limits))
+    run.step(9, lambda: check_disclosures(run.ledgers, views, run.missing))
+    jobs = tuple(facts_of(run.ledgers, job, view) for job, view in views)
+    return VerifiedLogs(tuple(run.results), tuple(run.sources), tuple(run.ledgers), run.trust, tuple(run.points), jobs)
 
 
 class _Run:
@@ -210,7 +220,7 @@ class _Run:
         except IsthmusError as error:
             raise _unusable(error.code, error.message, error.remedy) from None
         for path in logs:
-            source = _locate(path)
+            source = locate(path)
             if any(source.name == other.name for other in self.sources):
                 raise _unusable("audit.log_twice", f"The log {source.name!r} was given twice.", "Give each log once.")
             source.key = self._trusted_key(source)
@@ -271,10 +281,12 @@ class _Run:
             marks = set(source.checkpoints) | {checkpoint.size for owner, checkpoint in kept if owner is source}
             marks |= {sighting.checkpoint.size for sighting in seen if sighting.log == source.name}
             try:
-                ledger = read_ledger(source.path, name=source.name, marks=marks, signed_size=source.signed_size)
+                ledger = read_ledger(source.path, name=source.name, marks=marks)
             except OSError as error:
                 raise _unusable("audit.unreadable", f"{source.path} cannot be read: {error.strerror}.", _READABLE, step=2) from None
             self.ledgers.append(ledger)
+        if self._unusable() is not None:
+            return "unchecked", "a log cannot be read to its end"
         for owner, checkpoint in kept:
             ledger = next(ledger for ledger in self.ledgers if ledger.name == owner.name)
             if ledger.size < checkpoint.size:
@@ -305,24 +317,48 @@ class _Run:
     # ---- (3) --------------------------------------------------------------------------------------------------------------
 
     def entries(self) -> str:
+        if (unusable := self._unusable()) is not None:
+            raise unusable
         for source, ledger in zip(self.sources, self.ledgers, strict=True):
-            fault = ledger.faults.get(3)
-            if fault is not None and not fault.unusable:
-                raise fault
+            if 3 in ledger.faults:
+                raise ledger.faults[3]
             _check_roots(source, ledger)
-            if fault is not None:
-                raise fault
             if ledger.size > source.signed_size:
                 count = ledger.size - source.signed_size
                 self.missing(f"{count} entries of {source.name} after its last checkpoint are not signed")
-            if ledger.torn:
-                self.missing(f"{source.name} ends in a torn line at byte {ledger.end}")
+            for job in ledger.jobs.values():
+                self._check_cosigned(source, job)
         return f"{sum(ledger.size for ledger in self.ledgers)} entries"
 
-    # ---- what no step of this version decides, but the exit code does --------------------------------------------------------
+    def _check_cosigned(self, source: LogSource, job: JobRecord) -> None:
+        """Every entry of a job that ran is cosigned by its other parties whose keys are known, or by the policy's quorum."""
+        if job.acted_seq is None or job.spec is None or source.key is None:
+            return
+        parties = {job.spec.label_holder.name, job.spec.feature_holder.name, job.spec.coordinator} - {source.name}
+        lacking = uncovered(job.last_seq, source.cosigners, parties & set(self.trust.keys), self.trust.quorum)
+        if isinstance(lacking, int):
+            self.missing(
+                f"{source.name}'s entries of job {job.job[:12]} have {lacking} cosigners; the policy asks for {self.trust.quorum}"
+            )
+        elif lacking:
+            self.missing(f"{source.name}'s entries of job {job.job[:12]} are not all cosigned by {' and '.join(lacking)}")
 
-    def unended(self) -> None:
-        self._current = 7
+    def _unusable(self) -> LogRejected | None:
+        faults = (ledger.faults.get(3) for ledger in self.ledgers)
+        return next((fault for fault in faults if fault is not None and fault.unusable), None)
+
+    # ---- (7), (8) ---------------------------------------------------------------------------------------------------------
+
+    def order(self, views: Views) -> str:
+        detail = check_order(self.ledgers, views, self.missing)
+        self._unended()
+        return detail
+
+    def bounds(self, views: Views, bounds: Limits) -> tuple[State, str]:
+        small, detail = check_bounds(views, self.missing, bounds)
+        return ("warning" if small == "warning" else "passed"), detail
+
+    def _unended(self) -> None:
         for job in sorted({job for ledger in self.ledgers for job in ledger.jobs}):
             records = {ledger.name: ledger.jobs[job] for ledger in self.ledgers if job in ledger.jobs}
             if any(record.outcome in ("failed", "cancelled", "rejected") for record in records.values()):
@@ -387,7 +423,7 @@ def _own_key(source: LogSource) -> VerifierKey | None:
     return key
 
 
-def _locate(given: Path) -> LogSource:
+def locate(given: Path) -> LogSource:
     """Find a log's file and name from its file, its folder, or the state or node folder above it."""
     if given.is_dir():
         places = [given / LOG_FILE, given / "log" / LOG_FILE, given / "state" / "log" / LOG_FILE]

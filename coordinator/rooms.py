@@ -184,7 +184,10 @@ class Room:
             self._changed.wait_for(lambda: self.code, wait)
 
     def records(self, party: str) -> Iterator[bytes]:
-        """What the other side sent to ``party``, until both have finished.
+        """What the other side sent to ``party``, until both have finished or the other is gone.
+
+        gRPC may show a stream that was cut as one that ended, so a side that is gone ends this one too: whether it had said its
+        end, only the node here can tell.
 
         Raises:
             PeerError: why the room failed.
@@ -192,14 +195,14 @@ class Room:
         while True:
             record = None
             with self._changed:
-                if not self._for[party] and not self.over:
+                if not self._for[party] and not self._ends(party):
                     self._changed.wait(min(self._limits.check, self._limits.join) / 4)
                 if self._for[party]:
                     record = self._for[party].popleft()
                     self._bytes[party] -= len(record)
                     self._taken[party] = self._clock()
                     self._changed.notify_all()
-                elif self.over and not self.code:
+                elif self._ends(party) and not self.code:
                     return
             if record is not None:
                 self._count(len(record))
@@ -207,6 +210,9 @@ class Room:
             self.check()
             if self.code:
                 raise _failure(self.code, party)
+
+    def _ends(self, party: str) -> bool:
+        return self.over or self.other(party) in self._gone
 
     def check(self) -> None:
         """Fail the room if it has lasted too long in one of its ways."""

@@ -34,6 +34,7 @@ from node.runtime.cosigning import CosignedLog
 from node.runtime.disclosures import receipt
 from node.runtime.execution import Connect, Execution
 from node.runtime.journal import Log, StepLabels
+from node.runtime.retention import Sweeper, on_job_end
 from node.runtime.seeds import draw_seed
 from node.runtime.steps import ORDER
 from node.runtime.store import FINAL, TRANSITIONS, JobRow, SignedDecision, StepRow, Store
@@ -90,6 +91,7 @@ class Jobs:
     ) -> None:
         self._parts, self._report, self._progress, self._notify = parts, report, progress, notify
         self._running: dict[str, Execution] = {}
+        self._sweeper = Sweeper(parts.store, parts.policy.retention, parts.clock)
         self._lock = threading.RLock()
         if parts.cosigning is not None:
             parts.cosigning.on_refused = self._refused
@@ -222,7 +224,8 @@ class Jobs:
 
     # -- decisions here
     def poll(self) -> None:
-        """Act on what people asked for at the command line."""
+        """Act on what people asked for at the command line; remove, once a day, what is no longer to be kept."""
+        self._sweeper.poll()
         for request in self._parts.store.requests():
             try:
                 code = "job.rejected_here" if request.decision == "reject" else ""
@@ -392,6 +395,7 @@ class Jobs:
         self._parts.log.append("job", job=job, state=state, code=code)
         self._parts.log.checkpoint()
         self._parts.store.move(job, state, now=self._parts.now(), code=code)
+        on_job_end(self._parts.store.files(job), self._parts.policy.retention)
 
     def _write_receipt(self, job: str) -> None:
         rows = self._parts.store.disclosures(job)

@@ -27,7 +27,7 @@ from node.config import (
     UnsafeSection,
     load_config,
 )
-from node.policy import AutoApprove, check_spec, load_policy
+from node.policy import AutoApprove, RetentionSection, check_spec, load_policy
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -58,13 +58,14 @@ def test_node_samples_load(party: str) -> None:
     assert (config.node.listen is None) == (party == "bank"), "the bank's sample opens no port"
     assert {clause.name for clause in policy.dataset} == {dataset.name for dataset in config.dataset}
     assert policy.limits.key_bits_min >= 3072
+    assert policy.retention.keeps, "an audit can replay what the samples' nodes said"
 
 
 def test_every_key_of_a_node_is_described() -> None:
     """As the bank's sample says."""
     page = (ROOT / "docs" / "bank-it.md").read_text()
     rows = "\n".join(line for line in page.splitlines() if line.startswith("|"))
-    sections = (
+    for model in (
         NodeSection,
         CoordinatorSection,
         RelaySection,
@@ -73,8 +74,8 @@ def test_every_key_of_a_node_is_described() -> None:
         DatasetConfig,
         ColumnConfig,
         AutoApprove,
-    )
-    for model in sections:
+        RetentionSection,
+    ):
         for key in model.model_fields:
             assert f"`{key}`" in rows or key == "columns", f"{model.__name__}.{key}"
     assert "`[dataset.columns.NAME]`" in rows

@@ -12,6 +12,7 @@ from scipy.stats import chisquare
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 
+from node.crypto.paillier import generate_key
 from node.engine import InlineEngine, PoolEngine
 from node.errors import DataError, PeerError, UsageError
 from node.limits import LIMITS, Limits
@@ -346,6 +347,7 @@ def test_too_many_columns_are_refused_before_anything_is_sent() -> None:
         lambda role, ch: prepare(
             ch,
             **training.halves(role),
+            own=generate_key(training.key_bits, training.drbg(role, "prepare").stream("paillier key")),
             drbg=training.drbg(role, "prepare"),
             engine=InlineEngine(),
             limits=Limits(columns=2),

@@ -158,6 +158,17 @@ def test_who_finished_may_leave_and_the_other_still_takes_everything() -> None:
     assert not room.code
 
 
+def test_who_is_gone_after_its_end_ends_the_other_too() -> None:
+    """A cut stream may look finished: the other node must notice at once that nothing more comes."""
+    room = both(rooms())
+    room.put("bank", b"something")
+    room.finish("bank")
+    reader = room.records("shop")
+    assert next(reader) == b"something"
+    room.left("bank")
+    assert list(reader) == []
+
+
 def test_a_peer_that_never_comes() -> None:
     clock = Clock()
     room = enter(rooms(clock, join=20.0), "bank")

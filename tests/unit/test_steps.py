@@ -15,14 +15,16 @@ from audit.identity import Identity
 from audit.spec import JobSpec
 from node.config import RelaySection
 from node.crypto.drbg import Drbg
+from node.data.load import load_table
 from node.errors import IsthmusError
 from node.protocols.metrics import Metrics
 from node.runtime import steps
 from node.runtime.disclosures import Facts, of_step, receipt
+from node.runtime.files import texts_from_arrays, texts_to_arrays
 from node.runtime.jobs import ATTEMPTS_MAX
 from node.runtime.journal import StepLabels
 from node.runtime.serve import route
-from node.runtime.steps import StepResult, store_result, texts_from_arrays, texts_to_arrays
+from node.runtime.steps import StepResult, store_result
 from protos import control_pb2
 from tests.nodes import TestNode, approvals_of, identities, node, spec_of, write_node
 
@@ -345,7 +347,9 @@ def test_secrets_show_in_no_representation(bank: TestNode, known: dict[str, Iden
         coefficients=[],
         lookup_range=0.0,
         progress=lambda *_: None,
-        commit=lambda *_: None,
+        commit=lambda *_, **__: None,
+        load=lambda: load_table(bank.config.dataset[0], features=["a"], label="y", normalise="exact"),
+        keep=lambda _: None,
     )
     for shown in (repr(result), str(result), repr(context), repr(bank.parts)):
         assert repr(seed)[2:-1] not in shown
