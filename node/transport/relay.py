@@ -79,8 +79,8 @@ class Carrier:
     def __init__(self, handshake: Handshake, outgoing: Iterable[peer_pb2.Frame], *, peer: str) -> None:
         self._handshake, self._outgoing, self._peer = handshake, outgoing, peer
         self._sealer: Sealer | None = None
-        self._keyed, self._proven = threading.Event(), threading.Event()
-        self._over = False
+        self._opener: Opener | None = None
+        self._keyed, self._settled = threading.Event(), threading.Event()
 
     def records(self) -> Iterator[bytes]:
         """What goes to the relay.  No frame leaves before the peer has proven who it is."""
@@ -89,34 +89,39 @@ class Carrier:
         if self._sealer is None:
             return
         yield self._sealer.seal(Kind.PROOF, self._handshake.proof())
-        self._proven.wait()
-        if self._over:
+        self._settled.wait()
+        if self._opener is None:
             return
         for frame in self._outgoing:
             yield from self._sealer.frame(frame.SerializeToString())
         yield self._sealer.seal(Kind.END)
 
-    def frames(self, records: Iterator[bytes]) -> Iterator[peer_pb2.Frame]:
-        """The peer's frames, from what comes out of the relay.
+    def shake(self, records: Iterator[bytes]) -> Opener:
+        """Take the peer's key and proof; no frame goes out before.
 
         Raises:
-            VerificationError: ``relay.bad_key``, ``relay.wrong_identity``, ``relay.bad_seal``.
-            PeerError: ``relay.malformed``, ``transport.oversized``.
-            TransportError: ``relay.truncated`` when the records end before the peer's end of them.
+            VerificationError: ``relay.bad_key``, ``relay.wrong_identity``.
+            PeerError: ``relay.malformed``.  TransportError: ``relay.truncated``.
         """
         try:
             self._sealer, opener = self._handshake.meet(self._next(records))
             self._keyed.set()
             self._handshake.check(opener, self._next(records))
-            self._proven.set()
-            yield from self._opened(opener, records)
+            self._opener = opener
+            return opener
         finally:
-            if not self._proven.is_set():
-                self._over = True
             self._keyed.set()
-            self._proven.set()
+            self._settled.set()
 
-    def _opened(self, opener: Opener, records: Iterator[bytes]) -> Iterator[peer_pb2.Frame]:
+    def frames(self, records: Iterator[bytes]) -> Iterator[peer_pb2.Frame]:
+        """The peer's frames, from what comes out of the relay; begins with :meth:`shake` where that was not done.
+
+        Raises:
+            VerificationError: as :meth:`shake`; ``relay.bad_seal``.
+            PeerError: ``relay.malformed``, ``transport.oversized``.
+            TransportError: ``relay.truncated`` when the records end before the peer's end of them.
+        """
+        opener = self._opener or self.shake(records)
         while True:
             kind, content = opener.take(self._next(records))
             if kind is Kind.END:
