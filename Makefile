@@ -36,7 +36,7 @@ format: $(STAMP)  ## put the code into the project's format
 	$(RUN)/ruff format .
 
 protos: $(STAMP)  ## generate the code beside protos/*.proto anew
-	$(RUN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/peer.proto protos/control.proto
+	$(RUN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/peer.proto protos/control.proto protos/relay.proto
 
 bench: $(STAMP)  ## the whole training at 2048 and 3072 bits, measured
 	@$(RUN)/python -m bench.training $(ARGS)

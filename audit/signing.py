@@ -5,8 +5,8 @@ A public key travels as ``<name>+<key id>+<base64(0x01 || key)>``, its key id be
 ``PRIVATE+KEY+<name>+<key id>+<base64(0x01 || seed)>``, the form of golang.org/x/mod/sumdb/note.  Signatures are Ed25519 (RFC
 8032, section 5.1).
 
-One key signs four kinds of bytes, which cannot be mistaken for each other: checkpoints begin with ``isthmus.log/``, cosignatures
-with ``cosignature/v1``, approvals and receipts are JSON objects that name their own kind.
+One key signs five kinds of bytes, which cannot be mistaken for each other: checkpoints begin with ``isthmus.log/``, cosignatures
+with ``cosignature/v1``; approvals, receipts and the proofs of relayed sessions are JSON objects that name their own kind.
 """
 
 from __future__ import annotations

@@ -64,11 +64,23 @@ class StoreSection(Strict):
         return self
 
 
+class RelaySection(Strict):
+    """Whether and how far this coordinator passes on sealed frames of nodes that cannot reach each other.
+
+    ``mebibytes_per_second`` is of one room, both directions together; 0 sets no limit.
+    """
+
+    enabled: bool = True
+    rooms: Annotated[int, Field(ge=1, le=32)] = 16
+    mebibytes_per_second: Annotated[int, Field(ge=0, le=100_000)] = 0
+
+
 class CoordinatorConfig(Strict):
     """The whole file."""
 
     coordinator: CoordinatorSection
     jobs: JobsSection = JobsSection()
+    relay: RelaySection = RelaySection()
     store: StoreSection = StoreSection()
 
     _path: Path = PrivateAttr(default=Path("coordinator.toml"))

@@ -44,6 +44,12 @@ LINK_CODES = frozenset(
     {
         "job.interrupted",
         "node.stopping",
+        "relay.absent",
+        "relay.left",
+        "relay.stalled",
+        "relay.stopping",
+        "relay.superseded",
+        "relay.truncated",
         "transport.closed",
         "transport.no_stream",
         "transport.not_accepted",
@@ -139,6 +145,8 @@ class Runner:
         self._progress: dict[tuple[str, str], Progress] = {}
         self._timers: dict[str, threading.Timer] = {}
         self._stale: set[str] = set()
+        self.relayed: Callable[[tuple[str, str, int, int]], int] = lambda attempt: 0
+        """Sealed bytes that the relay passed on in an attempt (job, step, round, attempt)."""
         self.changed = threading.Condition(threading.RLock())
         self.version = 0
         self.stopping = False
@@ -352,6 +360,13 @@ class Runner:
         """Whether a party is attached, and how far it is."""
         with self.changed:
             return party in self._attached, self._progress.get((job.identity, party), Progress())
+
+    def running(self, identity: str) -> tuple[tuple[str, str], tuple[str, int, int]] | None:
+        """The parties of an open job, and step, round and attempt that run; None when none runs."""
+        with self.changed:
+            job = self._jobs.get(identity)
+            key = _key(job) if job is not None else None
+            return None if job is None or key is None else (job.parties, key)
 
     def stop(self) -> None:
         """End all streams; open jobs stay open and are continued after the next start."""

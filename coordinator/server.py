@@ -19,17 +19,19 @@ from coordinator.config import CoordinatorConfig
 from coordinator.errors import DataError, TransportError
 from coordinator.leader import Leadership, NotLeader
 from coordinator.operators import OperatorService
+from coordinator.relay import RelayService
+from coordinator.rooms import RelayLimits
 from coordinator.runner import Logged, Runner
 from coordinator.service import ControlService
 from coordinator.store import Store
 from coordinator.store.engine import is_postgresql
 from coordinator.store.log import LogMirror
-from protos import control_pb2_grpc, tls
+from protos import control_pb2_grpc, relay_pb2_grpc, tls
 
 _log = logging.getLogger("isthmus.coordinator")
 
-STREAMS_MAX = 64
-"""Threads: one for each attached node or watcher."""
+STREAMS_MAX = 128
+"""Threads: one for each attached node, watcher or relayed stream."""
 STOP_SECONDS = 5.0
 OPTIONS = (
     ("grpc.max_receive_message_length", 2 * SPEC_BYTES_MAX),
@@ -109,6 +111,11 @@ class Server:
         )
         control_pb2_grpc.add_ControlServicer_to_server(ControlService(self.runner, pinned), self._grpc)
         control_pb2_grpc.add_OperatorServicer_to_server(OperatorService(self.runner, own), self._grpc)
+        asked = config.relay
+        limits = RelayLimits(rooms=asked.rooms, bytes_per_second=asked.mebibytes_per_second * 2**20)
+        self.relay = RelayService(pinned=pinned, running=self.runner.running, limits=limits, enabled=asked.enabled)
+        self.runner.relayed = self.relay.rooms.relayed
+        relay_pb2_grpc.add_RelayServicer_to_server(self.relay, self._grpc)
         self.address = f"{config.coordinator.listen.rpartition(':')[0]}:{self.port}"
 
     def start(self) -> None:
@@ -118,6 +125,7 @@ class Server:
     def stop(self) -> None:
         """End all streams, then close database and log.  Open jobs are continued at the next start."""
         self.runner.stop()
+        self.relay.rooms.stop()
         self._grpc.stop(STOP_SECONDS).wait()
         self._pool.shutdown(wait=True)
         try:

@@ -65,6 +65,7 @@ def _step_json(step: control_pb2.StepView) -> dict[str, Any]:
         "state": step.state,
         "seconds": step.seconds,
         "decrement": step.decrement if step.step == "round" and step.state == "done" else None,
+        "bytes_relayed": step.bytes_relayed,
         "reporters": list(step.reporters),
         "reports": reports,
     }

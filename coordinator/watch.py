@@ -55,6 +55,8 @@ def step_line(step: View, rows: int | None) -> str:
         words.append(f"decrement {step['decrement']:.1e}")
     if step["step"] in ("prepare", "round") and rows and step["seconds"] > 0:
         words.append(f"{rows / step['seconds']:,.0f} rows/s")
+    if step["bytes_relayed"]:
+        words.append(f"{step['bytes_relayed'] / 2**20:,.1f} MiB relayed")
     if step["step"] == "align" and step["reports"]:
         words.append(f"{step['reports'][0]['intersection']:,} shared")
     return "   ".join(words)

@@ -21,7 +21,7 @@ def job_view(job: Job, runner: Runner) -> control_pb2.JobView:
         submitted=job.submitted,
         updated=job.updated,
         parties=[_party_view(job, party, runner) for party in job.parties],
-        steps=[_step_view(job, step) for step in job.steps],
+        steps=[_step_view(job, step, runner) for step in job.steps],
         base_rate=job.base_rate,
         converged=job.converged,
     )
@@ -39,7 +39,7 @@ def _party_view(job: Job, party: str, runner: Runner) -> control_pb2.PartyView:
     )
 
 
-def _step_view(job: Job, step: Step) -> control_pb2.StepView:
+def _step_view(job: Job, step: Step, runner: Runner) -> control_pb2.StepView:
     return control_pb2.StepView(
         step=step.step,
         round=step.round,
@@ -49,6 +49,7 @@ def _step_view(job: Job, step: Step) -> control_pb2.StepView:
         decrement=step.decrement,
         reports=[_step_done(job, report) for report in step.reports.values()],
         reporters=list(step.reports),
+        bytes_relayed=runner.relayed((job.identity, step.step, step.round, step.attempt)),
     )
 
 

@@ -72,6 +72,23 @@ class CoordinatorSection(Strict):
     partner: Name = "coordinator"
 
 
+class RelaySection(Strict):
+    """When the frames to a partner go, sealed, through the coordinator's relay.
+
+    ``use``: ``auto`` where neither node can reach the other, or ``never``.  ``always_with``: partners with whom every link takes
+    the relay whatever the addresses say; they name this node likewise.
+    """
+
+    use: Literal["auto", "never"] = "auto"
+    always_with: Annotated[list[Name], Field(max_length=256)] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RelaySection:
+        if self.use == "never" and self.always_with:
+            raise ValueError('always_with contradicts use = "never"')
+        return self
+
+
 class EngineSection(Strict):
     """Where the heavy loops run."""
 
@@ -176,6 +193,7 @@ class NodeConfig(Strict):
 
     node: NodeSection
     coordinator: CoordinatorSection = CoordinatorSection()
+    relay: RelaySection = Field(default_factory=RelaySection)
     engine: EngineSection = EngineSection()
     unsafe: UnsafeSection = UnsafeSection()
     dataset: list[DatasetConfig] = Field(default_factory=list)

@@ -6,7 +6,7 @@ import errno
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -239,14 +239,19 @@ def _partners(config: NodeConfig, partners: Mapping[str, Partner], identity: Ide
         yield Check("partners", "warn", "no other party was added", "Add its file with `isthmus-node partner add FILE`.")
     for partner in others:
         name = f"partner {partner.name}"
-        if partner.address and identity is not None:
+        apart = not partner.address and config.node.address is None
+        if partner.name in config.relay.always_with or (apart and config.relay.use == "auto"):
+            validity = _validity(name, partner.certificate_pem, now)
+            why = "neither it nor this node has an address" if apart else "node.toml says so"
+            yield replace(validity, detail=f"{validity.detail}; {why}: frames go, sealed, through the coordinator's relay")
+        elif partner.address and identity is not None:
             yield _reach(name, partner, identity, now, unreachable="warn")
-        elif not partner.address and config.node.address is None:
+        elif apart:
             yield Check(
                 name,
                 "fail",
-                "neither it nor this node has an address, so no link can be made",
-                "One of the two sets node.listen and node.address and sends its partner file again.",
+                "neither it nor this node has an address, and node.toml forbids the relay, so no link can be made",
+                "One of the two sets node.listen and node.address and sends its partner file again, or relay.use is left out.",
                 "transport.no_route",
             )
         else:

@@ -321,7 +321,7 @@ class PartyView(_message.Message):
     def __init__(self, party: _Optional[str] = ..., attached: _Optional[bool] = ..., decision: _Optional[str] = ..., phase: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ...) -> None: ...
 
 class StepView(_message.Message):
-    __slots__ = ("step", "round", "attempt", "state", "seconds", "decrement", "reports", "reporters")
+    __slots__ = ("step", "round", "attempt", "state", "seconds", "decrement", "reports", "reporters", "bytes_relayed")
     STEP_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -330,6 +330,7 @@ class StepView(_message.Message):
     DECREMENT_FIELD_NUMBER: _ClassVar[int]
     REPORTS_FIELD_NUMBER: _ClassVar[int]
     REPORTERS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_RELAYED_FIELD_NUMBER: _ClassVar[int]
     step: str
     round: int
     attempt: int
@@ -338,4 +339,5 @@ class StepView(_message.Message):
     decrement: float
     reports: _containers.RepeatedCompositeFieldContainer[StepDone]
     reporters: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, step: _Optional[str] = ..., round: _Optional[int] = ..., attempt: _Optional[int] = ..., state: _Optional[str] = ..., seconds: _Optional[float] = ..., decrement: _Optional[float] = ..., reports: _Optional[_Iterable[_Union[StepDone, _Mapping]]] = ..., reporters: _Optional[_Iterable[str]] = ...) -> None: ...
+    bytes_relayed: int
+    def __init__(self, step: _Optional[str] = ..., round: _Optional[int] = ..., attempt: _Optional[int] = ..., state: _Optional[str] = ..., seconds: _Optional[float] = ..., decrement: _Optional[float] = ..., reports: _Optional[_Iterable[_Union[StepDone, _Mapping]]] = ..., reporters: _Optional[_Iterable[str]] = ..., bytes_relayed: _Optional[int] = ...) -> None: ...

@@ -59,6 +59,7 @@ class Ask:
         ending: "run" to its end; "reject" by the platform; "cancel" before anyone approved; "stop" the platform's node in the
             first message of ``stop_at`` and start it again, so that the step is restarted, ``stops`` times; "kill" its process
             there.
+        reachable: the nodes that listen; none: everything takes the relay.
         minimum: shared customers asked for; above SHARED the alignment fails.
     """
 
@@ -73,6 +74,7 @@ class Ask:
     stop_at: str = "MaskedGradients"
     stops: int = 1
     numbers_only: bool = False
+    reachable: tuple[str, ...] = ("platform",)
 
 
 PLAIN = Ask()
@@ -162,7 +164,14 @@ def world(folder: Path, ask: Ask, *, rounds: int = 2) -> Iterator[World]:
     data = _data(folder, ask)
     (folder / "parties").mkdir()
     with mock.patch.object(parties, "run_command", _command), redirect_stdout(StringIO()):
-        layout = parties.lay_out(folder / "parties", data, rounds=rounds, workers=1, small_keys=True)
+        layout = parties.lay_out(
+            folder / "parties",
+            data,
+            rounds=rounds,
+            workers=1,
+            small_keys=True,
+            reachable=ask.reachable,  # type: ignore[arg-type]
+        )
         config = load_coordinator(layout.config("coordinator"))
         server = Server(config)
         server.start()

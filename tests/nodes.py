@@ -140,7 +140,7 @@ def node(
     store = Store(config.state_folder)
     log = LogWriter.open(config.state_folder / "log", key=identity.log_key, clock=lambda: datetime.now(UTC))
     board = Switchboard()
-    links = PeerLinks(identity, config.node.address or "", partners, board, timeouts=timeouts)
+    links = PeerLinks(identity, config.node.address or "", partners, board, timeouts=timeouts, relay=config.relay)
     parts = NodeParts(
         config=config,
         policy=load_policy(config.policy_path),

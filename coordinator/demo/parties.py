@@ -1,7 +1,7 @@
 """Laying out the three parties through their own public commands: keys, configuration, policies, partner files.
 
-Folders: ``<folder>/coordinator``, ``<folder>/bank``, ``<folder>/platform``.  The bank only dials; the platform and the
-coordinator listen on free loopback ports.
+Folders: ``<folder>/coordinator``, ``<folder>/bank``, ``<folder>/platform``.  The coordinator listens on a free loopback port, and
+so do the nodes that are to be reachable: the platform's alone, unless asked otherwise.
 """
 
 from __future__ import annotations
@@ -62,12 +62,18 @@ class Layout:
             return dict(zip(names, pool.map(lambda name: self.run(name, *arguments(name), accept=accept), names), strict=True))
 
 
-def lay_out(folder: Path, data: DemoData, *, rounds: int, workers: int, small_keys: bool) -> Layout:
-    """Make the three parties, introduce them to each other, and let the two nodes offer their data for this one purpose."""
+def lay_out(
+    folder: Path, data: DemoData, *, rounds: int, workers: int, small_keys: bool, reachable: Sequence[PartyName] = ("platform",)
+) -> Layout:
+    """Make the three parties, introduce them to each other, and let the two nodes offer their data for this one purpose.
+
+    Args:
+        reachable: the nodes that listen; with none of them the frames take the coordinator's relay.
+    """
     layout = Layout(folder, free_port(), free_port())
     names = ("coordinator", *PARTIES)
     with ThreadPoolExecutor(len(names)) as pool:
-        list(pool.map(lambda name: _make(layout, name), names))
+        list(pool.map(lambda name: _make(layout, name, reachable), names))
         list(pool.map(lambda name: _introduce(layout, name, [other for other in names if other != name]), names))
     for party in PARTIES:
         side = data.side(party)
@@ -76,9 +82,12 @@ def lay_out(folder: Path, data: DemoData, *, rounds: int, workers: int, small_ke
     return layout
 
 
-def _make(layout: Layout, name: str) -> None:
-    port = {"coordinator": layout.coordinator_port, "platform": layout.platform_port}.get(name)
-    where = () if port is None else ("--listen", f"127.0.0.1:{port}", "--address", f"127.0.0.1:{port}")
+def _make(layout: Layout, name: str, reachable: Sequence[str]) -> None:
+    ports = {"coordinator": layout.coordinator_port, "platform": layout.platform_port}
+    where: tuple[str, ...] = ()
+    if name == "coordinator" or name in reachable:
+        address = f"127.0.0.1:{ports.get(name) or free_port()}"
+        where = ("--listen", address, "--address", address)
     role = () if name == "coordinator" else ("--role", name)
     run_command(COMMAND[name], "init", str(layout.home(name)), "--name", name, *role, *where, "--json", cwd=layout.folder)
     layout.run(name, "partner", "export", "--output", str(layout.partner_file(name)))

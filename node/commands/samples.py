@@ -18,6 +18,12 @@ policy = "policy.toml"
 [coordinator]
 partner = "coordinator"           # the name in the coordinator's partner file
 
+# Where neither this node nor a partner has an address, steps go, sealed, through the coordinator's relay.
+#
+# [relay]
+# use = "auto"                    # "never" refuses
+# always_with = ["shop"]          # partners with whom every step takes it, whatever the addresses say; they name this node too
+
 [engine]
 kind = "inline"                   # "processes" spreads the heavy loops over `workers` processes
 workers = 1

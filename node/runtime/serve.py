@@ -13,11 +13,11 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 
@@ -27,7 +27,7 @@ from audit.partner import Partner
 from audit.record import LogWriter
 from audit.spec import JobSpec
 from audit.witness import Witness
-from node.config import NodeConfig
+from node.config import NodeConfig, RelaySection
 from node.engine import make_engine
 from node.errors import TransportError, UsageError
 from node.identity import coordinator_of, known_partners, own_identity
@@ -43,6 +43,7 @@ from node.transport.client import dial
 from node.transport.control import ControlClient
 from node.transport.errors import from_tls
 from node.transport.options import TIMEOUTS, Timeouts, server_options
+from node.transport.relay import meet
 from node.transport.servicer import PeerServicer, Switchboard, accept
 from protos import peer_pb2, peer_pb2_grpc, tls
 
@@ -55,28 +56,34 @@ _ATTACH_SECONDS = 3.0
 Notify = Callable[[str], None]
 
 
-def dials(spec: JobSpec, *, me: str, own_address: str, peer: Partner) -> bool:
-    """Whether this node dials the peer for a step of ``spec`` (otherwise it waits for the peer's stream).
+def route(spec: JobSpec, *, me: str, own_address: str, peer: Partner, relay: RelaySection) -> Literal["dial", "accept", "relay"]:
+    """How this node comes to the peer's stream for a step of ``spec``: it dials, it waits for the peer to dial, or both dial the
+    coordinator's relay.
 
-    The side dials whose peer can be reached; when both can, the feature holder does.
+    The side dials whose peer can be reached; when both can, the feature holder does; when neither can, the relay joins them.
 
     Raises:
-        TransportError: ``transport.no_route`` when neither can.
+        TransportError: ``transport.no_route`` when neither can and the configuration forbids the relay.
     """
-    if not own_address and not peer.address:
+    if peer.name in relay.always_with:
+        return "relay"
+    if own_address and peer.address:
+        return "dial" if spec.feature_holder.name == me else "accept"
+    if own_address or peer.address:
+        return "dial" if peer.address else "accept"
+    if relay.use == "never":
         raise TransportError(
             "transport.no_route",
-            f"Neither this node nor {peer.name} has an address, so neither can dial the other.",
-            remedy="Set listen and address in one node's node.toml and give its partner file to the other again.",
+            f"Neither this node nor {peer.name} has an address, so neither can dial the other, and node.toml forbids the relay.",
+            remedy="Set listen and address in one node's node.toml and give its partner file to the other again, or leave"
+            ' use = "never" out of [relay].',
         )
-    if own_address and peer.address:
-        return spec.feature_holder.name == me
-    return bool(peer.address)
+    return "relay"
 
 
 @dataclass(frozen=True)
 class PeerLinks:
-    """Opens the stream of an attempt, or waits for it, whichever side this node is."""
+    """Opens the stream of an attempt, or waits for it, whichever side this node is; or meets the peer at the relay."""
 
     identity: Identity
     own_address: str
@@ -84,14 +91,25 @@ class PeerLinks:
     board: Switchboard
     limits: Limits = LIMITS
     timeouts: Timeouts = TIMEOUTS
+    relay: RelaySection = field(default_factory=RelaySection)
+    notify: Notify = field(default=lambda line: None)
+    told: set[str] = field(default_factory=set)
+    """Jobs whose operator was told that they take the relay."""
 
     def connect(self, labels: StepLabels, spec: JobSpec, stop: threading.Event) -> StepLink:
         """See ``node.runtime.execution.Connect``."""
         peer = self.partners[spec.peer_of(self.identity.name).name]
         opening = peer_pb2.Open(protocol=PROTOCOL_VERSION, party=self.identity.name, **labels.fields())
-        if dials(spec, me=self.identity.name, own_address=self.own_address, peer=peer):
+        way = route(spec, me=self.identity.name, own_address=self.own_address, peer=peer, relay=self.relay)
+        if way == "dial":
             return dial(peer, self.identity, opening, limits=self.limits, timeouts=self.timeouts, stop=stop)
-        return accept(self.board, peer.name, opening, limits=self.limits, timeouts=self.timeouts, stop=stop)
+        if way == "accept":
+            return accept(self.board, peer.name, opening, limits=self.limits, timeouts=self.timeouts, stop=stop)
+        coordinator = self.partners[spec.coordinator]
+        if labels.job not in self.told:
+            self.told.add(labels.job)
+            self.notify(f"job {labels.job[:12]}: frames to {peer.name} go, sealed, through the relay of {coordinator.name}")
+        return meet(coordinator, self.identity, peer, spec, opening, limits=self.limits, timeouts=self.timeouts, stop=stop)
 
 
 @contextlib.contextmanager
@@ -209,7 +227,7 @@ def serve(
         engine = make_engine(config.engine.kind, config.engine.workers)
         stack.callback(engine.close)
         board = Switchboard()
-        links = PeerLinks(identity, config.node.address or "", partners, board, limits, timeouts)
+        links = PeerLinks(identity, config.node.address or "", partners, board, limits, timeouts, relay=config.relay, notify=notify)
         parts = NodeParts(
             config=config,
             policy=policy,

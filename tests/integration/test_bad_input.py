@@ -222,7 +222,7 @@ def test_a_key_that_is_too_short_is_rejected_before_anyone_is_asked(known: dict[
 
 def test_a_step_tried_again_with_other_numbers_is_refused(known: dict[str, Identity], tmp_path: Path) -> None:
     """Else a coordinator could have a node disclose one combination after another."""
-    config = write_node(tmp_path, "bank", dataset("cards", CARDS))
+    config = write_node(tmp_path, "bank", '[relay]\nuse = "never"\n' + dataset("cards", CARDS))
     spec = spec_of()
     job = spec.identity()
     with ExitStack() as stack:

@@ -304,7 +304,10 @@ def _talk(home: Path, tmp_path: Path, run: Any) -> None:
 
 
 def a_view(**changes: Any) -> dict[str, Any]:
-    step = {"step": "round", "round": 2, "attempt": 0, "state": "done", "seconds": 2.0, "decrement": 0.00042, "reports": []}
+    step = {
+        "step": "round", "round": 2, "attempt": 0, "state": "done", "seconds": 2.0, "decrement": 0.00042, "reports": [],
+        "bytes_relayed": 0,
+    }  # fmt: skip
     party = {"party": "bank", "attached": True, "decision": "approved", "phase": "lookup", "done": 500, "total": 1000}
     view = {
         "job": "ab" * 32, "title": "t", "state": "round", "code": "", "step": "round", "round": 3, "attempt": 1, "rounds": 2,
@@ -319,7 +322,9 @@ def test_words_for_every_state() -> None:
     assert outcome(a_view(state="failed", code="psi.too_few_shared")) == "failed [psi.too_few_shared]"
     away = {**a_view()["parties"][0], "attached": False}
     assert outcome(a_view(state="approved", parties=[away])) == "approved, waiting for bank to attach"
-    assert step_line(a_view()["steps"][0], 1600) == "✓ round 2        2.0 s   decrement 4.2e-04   800 rows/s"
+    step = a_view()["steps"][0]
+    assert step_line(step, 1600) == "✓ round 2        2.0 s   decrement 4.2e-04   800 rows/s"
+    assert step_line(step | {"bytes_relayed": 3 * 2**20}, 1600).endswith("800 rows/s   3.0 MiB relayed")
 
 
 def test_the_page_shows_steps_decrement_phases_and_rates() -> None:

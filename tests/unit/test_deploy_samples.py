@@ -14,6 +14,7 @@ import pytest
 from audit.errors import UsageError
 from audit.spec import JobSpec
 from coordinator.cli import main_group as coordinator_commands
+from coordinator.config import RelaySection as RelayOfCoordinator
 from coordinator.config import StoreSection
 from coordinator.config import load_config as load_coordinator_config
 from coordinator.store.engine import make_engine
@@ -24,6 +25,7 @@ from node.config import (
     DatasetConfig,
     EngineSection,
     NodeSection,
+    RelaySection,
     UnsafeSection,
     load_config,
 )
@@ -69,6 +71,7 @@ def test_every_key_of_a_node_is_described() -> None:
     for model in (
         NodeSection,
         CoordinatorSection,
+        RelaySection,
         EngineSection,
         UnsafeSection,
         DatasetConfig,
@@ -79,6 +82,10 @@ def test_every_key_of_a_node_is_described() -> None:
         for key in model.model_fields:
             assert f"`{key}`" in rows or key == "columns", f"{model.__name__}.{key}"
     assert "`[dataset.columns.NAME]`" in rows
+    page = (ROOT / "docs" / "platform-operator.md").read_text()
+    rows = "\n".join(line for line in page.splitlines() if line.startswith("|"))
+    for key in RelayOfCoordinator.model_fields:
+        assert f"`{key}`" in rows, key
 
 
 def test_an_unknown_key_in_a_sample_would_be_noticed(tmp_path: Path) -> None:

@@ -380,6 +380,11 @@ def test_doctor_sees_clocks_and_expired_certificates(bank: Path) -> None:
 
 def test_doctor_sees_no_route(bank: Path, tmp_path: Path, run: Run) -> None:
     run("--config", bank / "node.toml", "partner", "add", partner_file(tmp_path, "shop", "platform"), "--yes")
+    (check,) = [check for check in diagnose(bank / "node.toml") if check.name == "partner shop"]
+    assert (check.state, check.code) == ("ok", "")
+    assert "relay" in check.detail
+    path = bank / "node.toml"
+    path.write_text(path.read_text() + '\n[relay]\nuse = "never"\n')
     assert checks_of(bank)["partner shop"] == ("fail", "transport.no_route")
 
 

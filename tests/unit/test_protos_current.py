@@ -12,7 +12,7 @@ from grpc_tools import protoc
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("name", ["peer", "control"])
+@pytest.mark.parametrize("name", ["peer", "control", "relay"])
 def test_generated_code_is_current(tmp_path: Path, name: str) -> None:
     """Compared by descriptor, so that another version of the generator makes no difference."""
     out = tmp_path / "descriptors"
@@ -26,7 +26,7 @@ def test_generated_code_is_current(tmp_path: Path, name: str) -> None:
     assert generated == compiled, f"run `make protos`: protos/{name}_pb2.py is not of protos/{name}.proto"
 
 
-@pytest.mark.parametrize("name", ["peer", "control"])
+@pytest.mark.parametrize("name", ["peer", "control", "relay"])
 def test_stubs_name_every_method(name: str) -> None:
     services = importlib.import_module(f"protos.{name}_pb2").DESCRIPTOR.services_by_name
     stubs = importlib.import_module(f"protos.{name}_pb2_grpc")

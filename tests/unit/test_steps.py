@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from audit.identity import Identity
 from audit.protocol import NODE_ORDER
 from audit.spec import JobSpec
+from node.config import RelaySection
 from node.crypto.drbg import Drbg
 from node.data.load import load_table
 from node.errors import IsthmusError, UsageError
@@ -25,7 +26,7 @@ from node.runtime.disclosures import Facts, of_step, receipt
 from node.runtime.files import texts_from_arrays, texts_to_arrays
 from node.runtime.jobs import ATTEMPTS_MAX, Jobs, NodeParts
 from node.runtime.journal import StepLabels
-from node.runtime.serve import dials
+from node.runtime.serve import route
 from node.runtime.steps import StepResult, store_result
 from protos import control_pb2
 from tests.nodes import TestNode, approvals_of, identities, node, spec_of, write_node
@@ -255,22 +256,25 @@ def test_after_a_reconnect_decisions_and_outcomes_are_said_again(bank: TestNode,
 @pytest.mark.parametrize(
     ("own", "theirs", "me", "expected"),
     [
-        ("", "h:1", "bank", True),
-        ("h:1", "", "bank", False),
-        ("h:1", "h:2", "bank", False),
-        ("h:1", "h:2", "platform", True),
+        ("", "h:1", "bank", "dial"),
+        ("h:1", "", "bank", "accept"),
+        ("h:1", "h:2", "bank", "accept"),
+        ("h:1", "h:2", "platform", "dial"),
+        ("", "", "bank", "relay"),
+        ("", "", "platform", "relay"),
     ],
 )
-def test_who_dials(bank: TestNode, own: str, theirs: str, me: str, expected: bool) -> None:
-    peer = bank.parts.partners["platform"]
-    peer = type(peer)(peer.name, peer.role, theirs, peer.certificate_pem, peer.log_key)
-    assert dials(spec_of(), me=me, own_address=own, peer=peer) is expected
+def test_who_dials(bank: TestNode, own: str, theirs: str, me: str, expected: str) -> None:
+    peer = replace(bank.parts.partners["platform"], address=theirs)
+    assert route(spec_of(), me=me, own_address=own, peer=peer, relay=RelaySection(always_with=["other"])) == expected
+    assert route(spec_of(), me=me, own_address=own, peer=peer, relay=RelaySection(always_with=["platform"])) == "relay"
 
 
 def test_no_route_is_an_error_on_both_sides(bank: TestNode) -> None:
+    never = RelaySection(use="never")
     for me in ("bank", "platform"):
         with pytest.raises(IsthmusError) as refused:
-            dials(spec_of(), me=me, own_address="", peer=bank.parts.partners["platform"])
+            route(spec_of(), me=me, own_address="", peer=bank.parts.partners["platform"], relay=never)
         assert refused.value.code == "transport.no_route"
 
 
