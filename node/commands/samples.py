@@ -79,6 +79,9 @@ features_max = 1024
 aggregates_to_feature_holder = true
 aggregates_to_coordinator = true
 
+[links]
+patience = 600                    # seconds a step waits for the partner's node, not up yet or cut off, before it is given up
+
 # [[auto_approve]]                # approve without a person when all three match
 # name = "nightly"
 # partner = "platform"
