@@ -1,5 +1,5 @@
-"""A TCP proxy on loopback that does to a link what networks do: cut, stall, slow down, reset in the middle of a message, forget idle
-connections, be away for a while.
+"""A TCP proxy on loopback that does to a link what networks do: cut, stall, slow down, reset in the middle of a message, forget
+idle connections, be away for a while.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class Cutter:
         self._lock = threading.Lock()
         self._away = self._frozen = False
         self.connections = self.carried = self.resets = 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = self._narrow(socket.socket())
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen(64)
         self.port = int(self._listener.getsockname()[1])
         self.address = f"127.0.0.1:{self.port}"
         threading.Thread(target=self._accept, daemon=True).start()
@@ -100,6 +102,14 @@ class Cutter:
         self._listener.close()
         self.cut()
 
+    def _narrow(self, end: socket.socket) -> socket.socket:
+        """A slow link does not swallow megabytes, nor segments of 64 KiB as loopback's."""
+        if self.rate is not None:
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1400)
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32_768)
+        return end
+
     # -- threads
     def _accept(self) -> None:
         while True:
@@ -112,16 +122,13 @@ class Cutter:
                 near.close()
                 continue
             try:
-                far = socket.create_connection(("127.0.0.1", self.target), timeout=5)
+                far = self._narrow(socket.socket())
+                far.connect(("127.0.0.1", self.target))
             except OSError:
                 near.close()
                 continue
             for end in (near, far):
-                end.settimeout(None)
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if self.rate is not None:  # a real slow link does not swallow megabytes either
-                    end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
-                    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
             pair = _Pair(near, far)
             if self._frozen:
                 pair.frozen.set()
