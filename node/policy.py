@@ -92,6 +92,12 @@ class RetentionSection(Strict):
         return str(self.days) if self.days is not None else self.keep or "none"
 
 
+class LinksSection(Strict):
+    """How long a step waits for its peer: not up yet, its own step not started, or the link cut (seconds)."""
+
+    patience: Annotated[int, Field(ge=1, le=604_800)] = 600
+
+
 class AutoApprove(Strict):
     """A rule that approves a job without a person.  Every field must match; only the spec's own checks remain."""
 
@@ -109,6 +115,7 @@ class Policy(Strict):
     limits: LimitsSection = LimitsSection()
     disclose: DiscloseSection = DiscloseSection()
     retention: RetentionSection = RetentionSection()
+    links: LinksSection = LinksSection()
     dataset: list[DatasetClause] = Field(default_factory=list)
     auto_approve: list[AutoApprove] = Field(default_factory=list)
 

@@ -26,6 +26,7 @@ _STATUS: dict[str, grpc.StatusCode] = {
     "transport.too_many_streams": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "transport.timeout": grpc.StatusCode.DEADLINE_EXCEEDED,
     "transport.not_started": grpc.StatusCode.DEADLINE_EXCEEDED,
+    "transport.session_lost": grpc.StatusCode.NOT_FOUND,
     "transport.stopping": grpc.StatusCode.UNAVAILABLE,
     "job.unknown": grpc.StatusCode.NOT_FOUND,
     "job.not_approved": grpc.StatusCode.PERMISSION_DENIED,
@@ -41,6 +42,7 @@ _STATUS_BY_CLASS: list[tuple[type[IsthmusError], grpc.StatusCode]] = [
 # What an operator here can do about a code that the other side told; otherwise the other side's own log has the reason.
 _REMEDIES = {
     "transport.protocol_version": "Both nodes must speak the same protocol version: update the older one.",
+    "transport.session_lost": "The other node has started again; the coordinator starts the step again on both.",
     "transport.wrong_certificate": "Give the other side this node's partner file (`isthmus-node partner export`).",
     "control.protocol_version": "Node and coordinator must speak the same protocol version: update the older one.",
     "control.party_mismatch": "The coordinator knows this node's certificate under another name: exchange partner files again.",
