@@ -160,6 +160,7 @@ def verified_data(verified: VerifiedLogs) -> dict[str, Any]:
             }
             for source, ledger in zip(verified.sources, verified.ledgers, strict=True)
         ],
+        "jobs": [facts.data() for facts in verified.jobs],
     }
 
 

@@ -18,7 +18,7 @@ from audit.history import Act, Attempt, AttemptKey, JobRecord, Shape
 from audit.ledger import Ledger
 from audit.protocol import Figures
 from audit.spec import JobSpec
-from audit.split import holdout_rows
+from audit.split import count_held_out
 
 
 def shapes_of(ledger: Ledger, job: str, attempt: Attempt, way: str) -> Iterator[tuple[Shape, int]]:
@@ -112,7 +112,7 @@ class JobView:
         """Rows for training and held out, by the public coin."""
         if self.shared is None or self.shared > ROWS_MAX:
             return None
-        held = int(holdout_rows(self.job, self.shared, Decimal(self.spec.model.holdout)).sum())
+        held = count_held_out(self.job, self.shared, Decimal(self.spec.model.holdout))
         return self.shared - held, held
 
     @cached_property
@@ -172,11 +172,21 @@ class JobView:
             peer_columns=columns.get(peer),
             base_rate=self.base_rate if whole else None,
             shares_aggregates=self.spec.disclose.aggregates_to_feature_holder,
+            renewed=self._renewed(key),
         )
 
+    def _renewed(self, key: AttemptKey) -> int:
+        """Directions before this round's that are exchanged once more: all, where the keys are newer than the round before."""
+        if key.step != "round" or key.round == 1:
+            return 0
+        done = {each for view in self.nodes.values() for each, attempt in view.record.attempts.items() if attempt.was_done}
+        prepared = [each.attempt for each in done if each.step == "prepare" and each.attempt <= key.attempt]
+        before = [each.attempt for each in done if each[:2] == ("round", key.round - 1) and each.attempt <= key.attempt]
+        return key.round - 1 if max(prepared, default=0) > max(before, default=0) else 0
 
-ROWS_MAX = 2**31
-"""More shared customers than any protocol here can align: no memory is taken for what a log merely says."""
+
+ROWS_MAX = 2**28
+"""More shared customers than a node here aligns: no time is spent on what a log merely says."""
 
 
 def _ways(view: NodeView, attempt: Attempt) -> tuple[tuple[str, str], tuple[str, str]]:

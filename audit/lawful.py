@@ -14,7 +14,7 @@ from audit.errors import VerificationError
 from audit.figures import JobView, NodeView, Views, shapes_of
 from audit.history import Act, Attempt, AttemptKey, Directive
 from audit.ledger import Ledger, LogRejected
-from audit.protocol import COORDINATOR_ORDER, NODE_ORDER, ORDER, Table, follows, legal_messages
+from audit.protocol import COMMITTED, COORDINATOR_ORDER, NODE_ORDER, ORDER, Table, follows, legal_messages, masks_left
 from audit.receipts import parse_approval
 from audit.sequence import Unlawful, check_sequence
 
@@ -82,8 +82,7 @@ class _Order:
                 self._begin(steps, node.name, act, attempt.directive)
             elif act.kind in ("done", "failed"):
                 steps.done = act.kind == "done" if act.key == steps.key else steps.done
-        for attempt in node.record.attempts.values():
-            self._commitments(node, attempt)
+        self._commitments(node)
         end = node.record.end
         if end is not None and end.state == "finished":
             self._finished(steps, node.name, node.record.last_seq)
@@ -101,10 +100,7 @@ class _Order:
                 reason = f"{key} runs on other numbers than the attempt before it"
                 raise self._refuse(log, seq, "audit.directive_changed", reason)
         else:
-            before = f"{steps.place[0]} {steps.place[1] or ''}".strip() or "nothing"
-            if not steps.done or not follows(*place, after=steps.place) or key.attempt < steps.attempt:
-                state = "done" if steps.done else "not done"
-                raise self._refuse(log, seq, "audit.step_order", f"{key} follows {before}, which is {state}")
+            self._check_next(steps, log, seq, key, directive)
             if key.step == "evaluate" and Decimal(self.view.spec.model.holdout) == 0:
                 raise self._refuse(log, seq, "audit.step_order", "it is evaluated, though the specification holds no rows out")
             if key.step == "evaluate" and directive != steps.directive:
@@ -115,19 +111,62 @@ class _Order:
             raise self._refuse(log, seq, "audit.coefficients", reason)
         steps.enter(key, directive)
 
+    def _check_next(self, steps: _Steps, log: str, seq: int, key: AttemptKey, directive: Directive) -> None:
+        """Another step than before: the next one, a second preparation for a round that found no mask, or that round after it."""
+        before = f"{steps.place[0]} {steps.place[1] or ''}".strip() or "nothing"
+        rounds = self.view.spec.model.rounds
+        if key.step == "prepare" and steps.place[0] == "round" and key.attempt > steps.attempt:
+            if masks_left(steps.place[1], key.attempt, prepared=steps.prepared, rounds=rounds):
+                raise self._refuse(log, seq, "audit.step_order", f"{key} prepares again, though {before} had masks left")
+            return
+        waiting = steps.waiting if steps.place[0] == "prepare" else None
+        legal = (key.step, key.round) == waiting[0] if waiting else follows(key.step, key.round, after=steps.place)
+        if not steps.done or not legal or key.attempt < steps.attempt:
+            state = "done" if steps.done else "not done"
+            raise self._refuse(log, seq, "audit.step_order", f"{key} follows {before}, which is {state}")
+        if waiting and directive != waiting[1]:
+            raise self._refuse(log, seq, "audit.directive_changed", f"{key} runs on other numbers than before its preparation")
+
     def _finished(self, steps: _Steps, log: str, seq: int) -> None:
         last = "evaluate" if Decimal(self.view.spec.model.holdout) > 0 else "finish"
         if steps.place[0] != last or not steps.done:
             place = f"{steps.place[0]} {steps.place[1] or ''}".strip() or "its beginning"
             raise self._refuse(log, seq, "audit.unfinished", f"it is said to be finished after {place}; {last} is not done")
 
-    def _commitments(self, node: NodeView, attempt: Attempt) -> None:
-        """Commitments come before the first message of their attempt."""
-        first = attempt.first_message
+    def _commitments(self, node: NodeView) -> None:
+        """Commitments come before the first message of their attempt, and name the sizes that the messages show."""
+        made: dict[AttemptKey, dict[str, Act]] = {}
         for act in node.record.of("commitment"):
-            if act.key == attempt.key and first is not None and act.seq > first:
-                reason = f"{attempt.key}: the commitment to {act.data.what!r} comes after the first message"
-                raise self._refuse(node.name, act.seq, "audit.commitment_late", reason)
+            if act.key.step:
+                made.setdefault(act.key, {})[act.data.what] = act
+        for attempt in node.record.attempts.values():
+            acts, first = made.get(attempt.key, {}), attempt.first_message
+            for act in acts.values():
+                if first is not None and act.seq > first:
+                    reason = f"{attempt.key}: the commitment to {act.data.what!r} comes after the first message"
+                    raise self._refuse(node.name, act.seq, "audit.commitment_late", reason)
+            for what in COMMITTED.get(attempt.key.step, ()):
+                if first is not None and what not in acts:
+                    reason = f"{attempt.key}: there is no commitment to {what!r} before its first message"
+                    raise self._refuse(node.name, first, "audit.commitment_missing", reason)
+            if attempt.was_done:
+                self._committed_sizes(node, attempt, acts)
+
+    def _committed_sizes(self, node: NodeView, attempt: Attempt, acts: dict[str, Act]) -> None:
+        """The rows and columns committed to are those of the set that was aligned, and of the columns that were trained on."""
+        intercept = int(node.name == self.view.parties[0])
+        columns = self.view.columns.get(node.name)
+        shown = {
+            ("dataset", "rows"): attempt.sent.items.get("MaskedPoints"),
+            ("encoded", "rows"): self.view.shared,
+            ("encoded", "columns"): columns - intercept if columns is not None else None,
+        }
+        for what, act in acts.items():
+            for name in ("rows", "columns"):
+                wanted, said = shown.get((what, name)), getattr(act.data, name)
+                if wanted is not None and said is not None and said != wanted:
+                    reason = f"{attempt.key}: the commitment to {what!r} names {said} {name}; {wanted} follow from the log"
+                    raise self._refuse(node.name, act.seq, "audit.commitment_sizes", reason)
 
     # ---- the coordinator's steps ------------------------------------------------------------------------------------------
 
@@ -234,9 +273,19 @@ class _Steps:
         self.done = True
         self.rounds = 0
         self.directive = Directive()
+        self.prepared = 0
+        """The attempt of the last preparation."""
+        self.waiting: tuple[tuple[str, int], Directive] | None = None
+        """The round, and its numbers, that a second preparation is for."""
 
     def enter(self, key: AttemptKey, directive: Directive) -> None:
         """An attempt began."""
+        if key.step == "prepare":
+            self.prepared = key.attempt
+            if self.place[0] == "round":
+                self.waiting = self.place, self.directive
+        elif key.step == "round":
+            self.waiting = None
         self.key, self.place, self.attempt, self.directive = key, (key.step, key.round), key.attempt, directive
         self.done = False
         self.rounds = max(self.rounds, key.round)

@@ -19,7 +19,7 @@ from audit.policy import Trust, load_trust
 from audit.proofs import PROOF_BYTES_MAX, PROOF_SUFFIX, Proof, ProofUnusable, ProvenEntry, check_proof, parse_proof, prove
 from audit.record import FRAME_FIELDS, LINE_BYTES_MAX, write_atomic
 from audit.signing import VerifierKey
-from audit.verify import locate
+from audit.sources import locate
 
 PATH = click.Path(path_type=Path)
 

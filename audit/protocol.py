@@ -44,8 +44,14 @@ NODE_ORDER: Table = MappingProxyType(
         "new": {"spec": "offered"},
         "offered": {"spec": "offered", "seed": "seeded", "rejects": "rejected", "job": "ended"},
         "seeded": {"seed": "seeded", "approves": "approved", "rejects": "rejected", "job": "ended"},
-        "approved": {"other approves": "agreed", "job": "ended"},
-        "agreed": {"start": "step", "failed": "agreed", "disclosures": "closing", "job": "ended"},
+        "approved": {
+            "seed": "approved",
+            "approves": "approved",
+            "rejects": "rejected",
+            "other approves": "agreed",
+            "job": "ended",
+        },
+        "agreed": {"other approves": "agreed", "start": "step", "failed": "agreed", "disclosures": "closing", "job": "ended"},
         "step": {"commitment": "step", "disclosure": "step", "done": "agreed", "failed": "agreed"},
         "rejected": {"job": "ended"},
         "closing": {"disclosures": "closing", "job": "ended"},
@@ -89,7 +95,13 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "evaluate": (),
     }
 )
-"""Which step follows which, once it is done; any step may be tried again before the next begins."""
+"""Which step follows which, once it is done; any step may be tried again before the next begins.  A round that has to start again
+and finds no mask left (:func:`masks_left`) is followed by a second preparation, and that by the same round.
+"""
+
+
+COMMITTED: Mapping[str, tuple[str, ...]] = MappingProxyType({"align": ("dataset",), "prepare": ("encoded", "paillier key")})
+"""What a node commits to before the first message of each attempt of a step."""
 
 
 def follows(step: str, round: int, after: tuple[str, int]) -> bool:
@@ -97,6 +109,11 @@ def follows(step: str, round: int, after: tuple[str, int]) -> bool:
     if step not in NEXT_STEPS[after[0]]:
         return False
     return round == (after[1] + 1 if step == "round" and after[0] == "round" else int(step == "round"))
+
+
+def masks_left(round: int, attempt: int, *, prepared: int, rounds: int) -> bool:
+    """Whether an attempt of a round finds fresh masks: attempts count over the whole job, masks from the one that prepared them."""
+    return round - 1 + attempt - prepared < rounds + SPARE_SLOTS
 
 
 # ---- lengths ---------------------------------------------------------------------------------------------------------------------
@@ -172,6 +189,7 @@ class Figures:
         own_columns, peer_columns: encoded columns, the label holder's intercept counted.
         rounds: most rounds of the job.
         base_rate: as disclosed; None where an attempt ended before that.
+        renewed: earlier directions whose ciphertexts a round exchanges once more, because the keys are new since.
     """
 
     holds_label: bool
@@ -186,6 +204,7 @@ class Figures:
     peer_columns: int | None = None
     base_rate: str | None = None
     shares_aggregates: bool = False
+    renewed: int = 0
 
     @property
     def slots(self) -> int:
@@ -277,7 +296,7 @@ def _round(f: Figures, round: int, directive: Directive) -> tuple[Part, ...]:
         *((first,) if round == 1 and f.holds_label else ()),
         *(() if f.holds_label else (residuals,)),
         Phase("MaskedGradients", f.peer_columns, SHORT_BITS),
-        _ciphertexts(f, "DotOperands", f.own_columns + f.peer_columns),
+        _ciphertexts(f, "DotOperands", (1 + f.renewed) * (f.own_columns + f.peer_columns)),
         _ciphertexts(f, "DotResults", round),
         Phase("InnerProductParts", round, SHORT_BITS),
     )

@@ -35,6 +35,7 @@ from audit.checkpoint import NOTE_BYTES_MAX, Checkpoint, log_of, origin_of, sign
 from audit.cosignature import with_cosignature
 from audit.errors import DataError, UsageError, VerificationError
 from audit.merkle import TreeHashes
+from audit.mirror import Mirror
 from audit.signing import SigningKey, VerifierKey
 
 Json: TypeAlias = "str | int | bool | list[Json] | dict[str, Json] | None"
@@ -206,8 +207,10 @@ def write_atomic(path: Path, data: bytes) -> None:
 class LogWriter:
     """Appends to one log.  Thread-safe; one process at a time has a log open (held by a lock on the file)."""
 
-    def __init__(self, folder: Path, *, key: SigningKey, clock: Callable[[], datetime], file: BinaryIO) -> None:
-        self._folder, self._key, self._clock, self._file = folder, key, clock, file
+    def __init__(
+        self, folder: Path, *, key: SigningKey, clock: Callable[[], datetime], file: BinaryIO, mirror: Mirror | None = None
+    ) -> None:
+        self._folder, self._key, self._clock, self._file, self._mirror = folder, key, clock, file, mirror
         self._lock = threading.Lock()
         self._tree = TreeHashes(folder)
         self._name = log_of(key.name)
@@ -231,8 +234,11 @@ class LogWriter:
         return self._tree.size
 
     @classmethod
-    def open(cls, folder: Path, *, key: SigningKey, clock: Callable[[], datetime]) -> LogWriter:
+    def open(cls, folder: Path, *, key: SigningKey, clock: Callable[[], datetime], mirror: Mirror | None = None) -> LogWriter:
         """Create the log in ``folder``, or continue the one that is there after reading it through.
+
+        With a ``mirror`` the folder is first brought up to date, and everything is written there before it is written here
+        (:mod:`audit.mirror`).
 
         Raises:
             UsageError: ``log.in_use`` (another process), ``log.other_owner``, ``log.unwritable``.
@@ -255,7 +261,9 @@ class LogWriter:
                 raise UsageError(
                     "log.in_use", f"The log in {folder} is open in another process.", remedy="Stop the other process first."
                 ) from None
-            writer = cls(folder, key=key, clock=clock, file=file)
+            if mirror is not None:
+                mirror.restore(folder)
+            writer = cls(folder, key=key, clock=clock, file=file, mirror=mirror)
             writer._continue()
         except BaseException:
             file.close()
@@ -351,8 +359,11 @@ class LogWriter:
             data = rfc8785.dumps(frame | own)
             if len(data) > LINE_BYTES_MAX:
                 raise UsageError("log.entry_too_large", f"An entry of kind {kind!r} has {len(data)} bytes, over {LINE_BYTES_MAX}.")
-            self._write(data + b"\n")
             seq = self._tree.size
+            if self._mirror is not None:
+                with self._unusable_on_failure():
+                    self._mirror.entry(seq, data)
+            self._write(data + b"\n")
             self._prev = self._tree.append(data).hex()
             self._time = now
             return seq
@@ -366,6 +377,15 @@ class LogWriter:
     def _refuse_unusable(self) -> None:
         if not self._usable:
             raise UsageError("log.closed", f"The log {self._name!r} is closed, or failed before.", remedy="Open it again.")
+
+    @contextlib.contextmanager
+    def _unusable_on_failure(self) -> Iterator[None]:
+        """The mirror refused, or nobody knows what it holds: this writer writes no more."""
+        try:
+            yield
+        except BaseException:
+            self._usable = False
+            raise
 
     def _write(self, data: bytes) -> None:
         try:
@@ -400,6 +420,7 @@ class LogWriter:
     def _sign(self) -> str:
         size = self._tree.size
         note = sign_checkpoint(Checkpoint(origin_of(self._name), size, self._tree.root()), self._key)
+        self._mirror_checkpoint(size, note.encode())
         try:
             write_atomic(self._folder / CHECKPOINT_FOLDER / f"{size:012d}", note.encode())
             write_atomic(self._folder / CHECKPOINT_FILE, note.encode())
@@ -407,6 +428,11 @@ class LogWriter:
             raise self._unwritten(error) from None
         self._signed_size = size
         return note
+
+    def _mirror_checkpoint(self, size: int, note: bytes) -> None:
+        if self._mirror is not None:
+            with self._unusable_on_failure():
+                self._mirror.checkpoint(size, note)
 
     def consistency(self, old: int, new: int) -> list[bytes]:
         """The proof that the first ``old`` entries begin the first ``new`` ones, for a witness (RFC 6962, section 2.1.2).
@@ -429,6 +455,7 @@ class LogWriter:
             path = self._folder / CHECKPOINT_FOLDER / f"{size:012d}"
             try:
                 note = with_cosignature(path.read_bytes(), line, key)
+                self._mirror_checkpoint(size, note)
                 write_atomic(path, note)
                 if size == self._signed_size:
                     write_atomic(self._folder / CHECKPOINT_FILE, note)

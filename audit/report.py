@@ -26,7 +26,8 @@ from audit.reading import LogSeen, read_log
 from audit.record import CHECKPOINT_FILE
 from audit.report_jobs import JobPage, job_pages
 from audit.signing import VerifierKey
-from audit.verify import STEPS, LogSource, StepResult, VerifiedLogs, locate, verify_logs
+from audit.sources import LogSource, locate
+from audit.verify import STEPS, StepResult, VerifiedLogs, verify_logs
 
 Confirmed = Literal["all", "entries", "nothing"]
 PAGE_JOBS_MAX = 200

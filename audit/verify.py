@@ -31,26 +31,26 @@ messages.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from audit.bounds import check_bounds
-from audit.checkpoint import NOTE_BYTES_MAX, Checkpoint, log_of, parse_checkpoint, parse_note, verify_checkpoint
-from audit.cosigned import Sighting, check_sightings, cosigners, sightings, uncovered
+from audit.checkpoint import Checkpoint, log_of, parse_checkpoint, parse_note
+from audit.cosigned import check_sightings, cosigners, sightings, uncovered
 from audit.disclosing import check_disclosures
-from audit.errors import DataError, IsthmusError, VerificationError
+from audit.errors import IsthmusError, VerificationError
 from audit.facts import JobFacts
 from audit.figures import Views, views_of
 from audit.history import JobRecord
 from audit.lawful import check_order
-from audit.ledger import ASK_AGAIN, Ledger, LogRejected, read_ledger
+from audit.ledger import Ledger, LogRejected, read_ledger
 from audit.matching import check_approvals, check_messages, check_receipts
 from audit.policy import Limits, Trust, load_trust
-from audit.record import CHECKPOINT_FILE, CHECKPOINT_FOLDER, KEY_FILE, LOG_FILE, parse_entry, read_lines
+from audit.record import KEY_FILE
 from audit.signing import VerifierKey
+from audit.sources import READABLE, LogSource, checkpoint_files, locate, own_key, read_small, unusable, verified
 from audit.telling import facts_of
 
 STEPS = (
@@ -66,7 +66,6 @@ STEPS = (
     "disclosures",
 )
 LOGS_MAX = 64
-_READABLE = "Give this user the right to read it, or ask its owner for the whole log folder again."
 
 State = Literal["passed", "warning", "open", "failed", "unchecked"]
 
@@ -91,26 +90,6 @@ class OpenPoint:
 
     step: int
     text: str
-
-
-@dataclass
-class LogSource:
-    """One log as it was given: where its parts are, whose it says to be, and what its checkpoints say."""
-
-    path: Path
-    folder: Path
-    name: str
-    key: VerifierKey | None = None
-    checkpoints: dict[int, Checkpoint] = field(default_factory=dict)
-    cosigners: dict[int, frozenset[str]] = field(default_factory=dict)
-    """Who cosigned the checkpoint of each size, of the witnesses whose keys are known."""
-    sightings: list[Sighting] = field(default_factory=list)
-    """What this log's owner cosigned of other logs."""
-
-    @property
-    def signed_size(self) -> int:
-        """Entries that a checkpoint covers."""
-        return max(self.checkpoints, default=0)
 
 
 @dataclass(frozen=True)
@@ -178,6 +157,7 @@ class _Run:
         self.on_step = on_step
         self.results: list[StepResult] = []
         self.points: list[OpenPoint] = []
+        self._known: set[OpenPoint] = set()
         self.sources: list[LogSource] = []
         self.ledgers: list[Ledger] = []
         self.trust = Trust({}, "self-asserted")
@@ -192,7 +172,8 @@ class _Run:
     def missing(self, text: str) -> None:
         """Note an open point of the step that is running, once."""
         point = OpenPoint(self._current, text)
-        if point not in self.points:
+        if point not in self._known:
+            self._known.add(point)
             self.points.append(point)
 
     def step(self, number: int, action: Callable[[], tuple[State, str] | str]) -> None:
@@ -214,15 +195,15 @@ class _Run:
     def prepare(self, logs: Sequence[Path], policy: Path | None, partners: Sequence[Path]) -> tuple[State, str]:
         if not 0 < len(logs) <= LOGS_MAX:
             reason = f"{len(logs)} logs were given; between 1 and {LOGS_MAX} can be verified together."
-            raise _unusable("audit.no_logs", reason, "Give the logs of one job's parties and of their coordinator.")
+            raise unusable("audit.no_logs", reason, "Give the logs of one job's parties and of their coordinator.")
         try:
             self.trust = load_trust(policy, partners)
         except IsthmusError as error:
-            raise _unusable(error.code, error.message, error.remedy) from None
+            raise unusable(error.code, error.message, error.remedy) from None
         for path in logs:
             source = locate(path)
             if any(source.name == other.name for other in self.sources):
-                raise _unusable("audit.log_twice", f"The log {source.name!r} was given twice.", "Give each log once.")
+                raise unusable("audit.log_twice", f"The log {source.name!r} was given twice.", "Give each log once.")
             source.key = self._trusted_key(source)
             self.sources.append(source)
         names = ", ".join(source.name for source in self.sources)
@@ -233,9 +214,9 @@ class _Run:
 
     def _trusted_key(self, source: LogSource) -> VerifierKey | None:
         if self.trust.source == "self-asserted":
-            return _own_key(source)
+            return own_key(source)
         if source.name not in self.trust.keys:
-            raise _unusable(
+            raise unusable(
                 "audit.log_unknown",
                 f"No policy or partner file names the log {source.name!r} ({source.path}).",
                 "Add it to the policy, or give its partner file (`isthmus-node partner export` on its owner's node).",
@@ -249,7 +230,7 @@ class _Run:
         keys = {source.name: source.key for source in self.sources if source.key is not None} | dict(self.trust.keys)
         self.trust = replace(self.trust, keys=keys)
         for source in self.sources:
-            for path in _checkpoint_files(source):
+            for path in checkpoint_files(source):
                 if source.key is None:
                     self.missing(f"{source.name} has no {KEY_FILE} and no key was given")
                     break
@@ -263,12 +244,12 @@ class _Run:
 
     def _take(self, source: LogSource, path: Path, key: VerifierKey) -> None:
         """Check one checkpoint file and the cosignatures on it."""
-        checkpoint = _verified(path, key, step=1, log=source.name)
+        checkpoint = verified(path, key, step=1, log=source.name)
         known = source.checkpoints.setdefault(checkpoint.size, checkpoint)
         if known != checkpoint:
             reason = f"its key signed two different trees of {checkpoint.size} entries"
             raise LogRejected("audit.two_histories", reason, step=1, log=source.name)
-        names = cosigners(_read_small(path), self.trust.witnesses(source.name), log=source.name, file=path.name)
+        names = cosigners(read_small(path), self.trust.witnesses(source.name), log=source.name, file=path.name)
         source.cosigners[checkpoint.size] = source.cosigners.get(checkpoint.size, frozenset()) | names
 
     # ---- (2) --------------------------------------------------------------------------------------------------------------
@@ -283,7 +264,7 @@ class _Run:
             try:
                 ledger = read_ledger(source.path, name=source.name, marks=marks)
             except OSError as error:
-                raise _unusable("audit.unreadable", f"{source.path} cannot be read: {error.strerror}.", _READABLE, step=2) from None
+                raise unusable("audit.unreadable", f"{source.path} cannot be read: {error.strerror}.", READABLE, step=2) from None
             self.ledgers.append(ledger)
         if self._unusable() is not None:
             return "unchecked", "a log cannot be read to its end"
@@ -303,22 +284,22 @@ class _Run:
 
     def _kept(self, path: Path) -> tuple[LogSource, Checkpoint]:
         try:
-            name = log_of(parse_checkpoint(parse_note(_read_small(path)).text).origin)
+            name = log_of(parse_checkpoint(parse_note(read_small(path)).text).origin)
         except VerificationError as error:
-            raise _unusable(error.code, f"{path}: {error.message}", error.remedy, step=2) from None
+            raise unusable(error.code, f"{path}: {error.message}", error.remedy, step=2) from None
         except OSError as error:
-            raise _unusable("audit.unreadable", f"{path} cannot be read: {error.strerror}.", _READABLE, step=2) from None
+            raise unusable("audit.unreadable", f"{path} cannot be read: {error.strerror}.", READABLE, step=2) from None
         for source in self.sources:
             if source.name == name and source.key is not None:
-                return source, _verified(path, source.key, step=2, log=name)
+                return source, verified(path, source.key, step=2, log=name)
         reason = f"{path} is a checkpoint of {name!r}, which was not given or has no key."
-        raise _unusable("audit.other_checkpoint", reason, "Give that log and its key too, or leave this --last out.", step=2)
+        raise unusable("audit.other_checkpoint", reason, "Give that log and its key too, or leave this --last out.", step=2)
 
     # ---- (3) --------------------------------------------------------------------------------------------------------------
 
     def entries(self) -> str:
-        if (unusable := self._unusable()) is not None:
-            raise unusable
+        if (fault := self._unusable()) is not None:
+            raise fault
         for source, ledger in zip(self.sources, self.ledgers, strict=True):
             if 3 in ledger.faults:
                 raise ledger.faults[3]
@@ -372,10 +353,6 @@ def _last_attempt(record: JobRecord) -> str:
     return f" (last: {attempts[-1].key}, {attempts[-1].state})" if attempts else ""
 
 
-def _unusable(code: str, message: str, remedy: str = "", *, step: int = 0) -> LogRejected:
-    return LogRejected(code, message, step=step, remedy=remedy, unusable=True)
-
-
 def _check_roots(source: LogSource, ledger: Ledger) -> None:
     """The root at the size of every checkpoint is the one that was signed; the first that is not narrows down where."""
     before = 0
@@ -387,70 +364,3 @@ def _check_roots(source: LogSource, ledger: Ledger) -> None:
             reason = f"an entry from here to {size - 1} is not the one that was signed"
             raise LogRejected("audit.root", reason, step=3, log=source.name, seq=before)
         before = size
-
-
-def _read_small(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(NOTE_BYTES_MAX + 1)
-
-
-def _verified(path: Path, key: VerifierKey, *, step: int, log: str) -> Checkpoint:
-    try:
-        return verify_checkpoint(_read_small(path), key)
-    except VerificationError as error:
-        raise LogRejected(error.code, f"{path.name}: {error.message}", step=step, log=log, remedy=error.remedy) from None
-    except OSError as error:
-        raise _unusable("audit.unreadable", f"{path} cannot be read: {error.strerror}.", _READABLE, step=step) from None
-
-
-def _checkpoint_files(source: LogSource) -> list[Path]:
-    folder = source.folder / CHECKPOINT_FOLDER
-    kept = sorted(path for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
-    latest = source.folder / CHECKPOINT_FILE
-    return [*kept, latest] if latest.is_file() else kept
-
-
-def _own_key(source: LogSource) -> VerifierKey | None:
-    path = source.folder / KEY_FILE
-    if not path.is_file():
-        return None
-    try:
-        key = VerifierKey.parse(_read_small(path).decode(errors="replace").strip())
-    except (VerificationError, OSError):
-        raise _unusable("audit.bad_key", f"{path} holds no verifier key.", "Give --policy or --partner instead.") from None
-    if log_of(key.name) != source.name:
-        raise _unusable("audit.bad_key", f"{path} is the key of {log_of(key.name)!r}, but the log is {source.name!r}'s.", ASK_AGAIN)
-    return key
-
-
-def locate(given: Path) -> LogSource:
-    """Find a log's file and name from its file, its folder, or the state or node folder above it."""
-    if given.is_dir():
-        places = [given / LOG_FILE, given / "log" / LOG_FILE, given / "state" / "log" / LOG_FILE]
-        path = next((place for place in places if place.is_file()), None)
-    else:
-        path = given if given.is_file() else None
-    if path is None:
-        raise _unusable("audit.no_log", f"There is no log at {given}.", f"Give a folder that holds {LOG_FILE}, or that file.")
-    source = LogSource(path, path.parent, "")
-    source.name = _name(source)
-    return source
-
-
-def _name(source: LogSource) -> str:
-    """Whose log it says to be: by a checkpoint, else by its first entry; a malformed checkpoint is for step (1) to report."""
-    for path in reversed(_checkpoint_files(source)):
-        with contextlib.suppress(VerificationError, OSError):
-            return log_of(parse_checkpoint(parse_note(_read_small(path)).text).origin)
-    try:
-        with source.path.open("rb") as stream:
-            for line in read_lines(stream):
-                return str(parse_entry(line.data)["log"])
-    except DataError as error:
-        reason = f"Its first line (byte 0) is no log entry. {error.message}"
-        remedy = f"Give a log folder or its {LOG_FILE}; if this is one, ask its owner for an untouched copy of the whole folder."
-        log = str(source.path)
-        raise LogRejected(error.code, reason, step=0, log=log, seq=0, offset=0, remedy=remedy, unusable=True) from None
-    except OSError as error:
-        raise _unusable("audit.unreadable", f"{source.path} cannot be read: {error.strerror}.", _READABLE) from None
-    raise _unusable("audit.empty", f"{source.path} is empty: nothing was logged.", ASK_AGAIN)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from audit.checkpoint import Checkpoint, origin_of, sign_checkpoint
+from audit.cosignature import cosign
 from audit.disclosing import RULES
 from audit.history import Directive
 from audit.merkle import Frontier
@@ -65,10 +66,14 @@ class FastLog:
         self.prev = self.frontier.append(data).hex()
 
     def checkpoint(self) -> None:
-        """Sign the tree head."""
+        """Sign the tree head, with the cosignatures of the two others."""
         self.file.flush()
         size = self.frontier.size
-        note = sign_checkpoint(Checkpoint(origin_of(self.name), size, self.frontier.root()), KEYS[self.name])
+        checkpoint = Checkpoint(origin_of(self.name), size, self.frontier.root())
+        note = sign_checkpoint(checkpoint, KEYS[self.name])
+        for name, key in KEYS.items():
+            if name != self.name:
+                note += cosign(checkpoint.text(), key, time=1_735_689_600)
         (self.folder / CHECKPOINT_FOLDER / f"{size:012d}").write_text(note)
         (self.folder / CHECKPOINT_FILE).write_text(note)
 
@@ -139,6 +144,7 @@ class Job:
         self.logs[COORDINATOR].append("directive", **labels, **fields)
         for name in NODES:
             self.logs[name].append("step", **labels, **fields, state="start")
+            self._commit(name, step, labels)
         digest, carried = self._messages(step, number, labels, numbers)
         statement = receipt_statement(**labels, digest=digest)
         for signer, reader in (NODES, NODES[::-1]):
@@ -152,6 +158,17 @@ class Job:
             for fields in heard:
                 self.told[COORDINATOR][fields["what"], fields["to"], fields["clause"], name] += fields["count"]
                 self.logs[COORDINATOR].append("disclosure", **labels, **fields, party=name)
+
+    def _commit(self, name: str, step: str, labels: dict[str, Any]) -> None:
+        sizes: dict[str, dict[str, dict[str, int]]] = {
+            "align": {"dataset": {"rows": SETS[name]}},
+            "prepare": {
+                "encoded": {"rows": SHARED, "columns": COLUMNS[name] - (name == BANK)},
+                "paillier key": {"bits": self.spec.model.key_bits},
+            },
+        }
+        for what, counted in sizes.get(step, {}).items():
+            self.logs[name].append("commitment", **labels, what=what, sha256="33" * 32, **counted)
 
     def _messages(
         self, step: str, number: int, labels: dict[str, Any], numbers: Directive

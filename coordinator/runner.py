@@ -1,6 +1,6 @@
 """Runs the jobs: takes what arrives, asks the state machine, stores and logs what follows, and only then tells the nodes.
 
-One lock guards everything; nothing under it waits for the network (directives go into queues that the streams empty).  Order of
+One lock guards everything; nothing under it waits for a node (directives go into queues that the streams empty).  Order of
 every change: database, log, memory, directives.  A crash in between leaves a job that is continued with the next attempt.
 
 When a node's stream ends during a step, the step waits ``detach_grace`` seconds; if the node comes back and has not reported the
@@ -176,10 +176,7 @@ class Runner:
             del self._attached[party]
             attachment.close()
             if not self.stopping and any(self._waits_for(job, party) for job in self._jobs.values()):
-                timer = threading.Timer(self._grace, self._lost, args=(party,))
-                timer.daemon = True
-                self._timers[party] = timer
-                timer.start()
+                self._timers[party] = _later(self._grace, self._lost, party)
             self._notify()
 
     def receive(self, attachment: Attachment, report: control_pb2.Report) -> None:
@@ -386,9 +383,7 @@ class Runner:
         elif job.spec.peer_of(party).name not in self._attached:
             self._stale.add(job.identity)  # the other node went: it has its grace to come back
         else:
-            timer = threading.Timer(self._patience, self._give_up, args=(job.identity, key, body.code))
-            timer.daemon = True
-            timer.start()
+            _later(self._patience, self._give_up, job.identity, key, body.code)
 
     def _give_up(self, identity: str, key: tuple[str, int, int], code: str) -> None:
         """A link was cut some time ago: if no node went meanwhile, that was the failure."""
@@ -495,6 +490,21 @@ class Runner:
     def _notify(self) -> None:
         self.version += 1
         self.changed.notify_all()
+
+
+def _later(seconds: float, action: Callable[..., None], *arguments: Any) -> threading.Timer:
+    """A started timer; what the action may raise (a database that cannot be written) is told in the log."""
+
+    def act() -> None:
+        try:
+            action(*arguments)
+        except IsthmusError as error:
+            _log.error("%s", error)
+
+    timer = threading.Timer(seconds, act)
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 def _key(job: Job) -> tuple[str, int, int] | None:

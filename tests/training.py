@@ -87,9 +87,9 @@ class Training:
             self.sent += [(kind, side, payload) for kind, payload in messages]
         return outcome
 
-    def prepare(self, **tamper: Any) -> Outcome:
+    def prepare(self, *, attempt: int = 0, **tamper: Any) -> Outcome:
         def half(role: str, ch: Any) -> Prepared:
-            drbg = self.drbg(role, "prepare")
+            drbg = self.drbg(role, "prepare", attempt=attempt)
             own = generate_key(self.key_bits, drbg.stream("paillier key"))
             return logistic.prepare(ch, **self.halves(role), own=own, drbg=drbg, engine=self.engine, limits=LIMITS)
 

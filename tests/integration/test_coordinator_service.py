@@ -18,18 +18,24 @@ from coordinator.client import connect
 from coordinator.errors import TransportError, UsageError
 from coordinator.server import Server
 from protos import control_pb2, control_pb2_grpc, tls
+from tests import postgres
 from tests.coordinator_world import METRICS, WAIT, World, poll, report
+
+on_both = pytest.mark.parametrize("world", ["sqlite", "postgresql"], indirect=True)
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path)
+def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
+    """On SQLite, or where a test asks for it on PostgreSQL."""
+    kind = getattr(request, "param", "sqlite")
+    made = World(tmp_path, store=postgres.server().new_database() if kind == "postgresql" else "")
     yield made
     for node in made.nodes:
         node.hang_up()
     made.stop()
 
 
+@on_both
 def test_a_whole_job(world: World) -> None:
     world.serve()
     bank, platform = world.node("bank"), world.node("platform")
@@ -84,6 +90,7 @@ def test_no_holdout_and_no_metrics_for_the_coordinator(world: World) -> None:
     assert not view.HasField("metrics")
 
 
+@on_both
 def test_one_rejection_rejects(world: World) -> None:
     world.serve()
     bank, platform = world.node("bank"), world.node("platform", decision="reject")
@@ -93,6 +100,7 @@ def test_one_rejection_rejects(world: World) -> None:
     assert bank.starts() == platform.starts() == []
 
 
+@on_both
 def test_a_failed_step_fails_the_job_at_both(world: World) -> None:
     def fails(start: control_pb2.StepStart) -> control_pb2.Report:
         body = control_pb2.StepFailed(
@@ -119,6 +127,7 @@ def test_reports_that_differ(world: World) -> None:
     assert (view.state, view.code) == ("failed", "coordinator.reports_differ")
 
 
+@on_both
 def test_cancel(world: World) -> None:
     world.serve()
     bank = world.node("bank", script=lambda start: None)
@@ -133,6 +142,7 @@ def test_cancel(world: World) -> None:
     poll(lambda: "job_end" in bank.kinds(), "the node hears of it")
 
 
+@on_both
 def test_a_node_that_comes_back_starts_the_step_again(world: World) -> None:
     world.serve(grace=WAIT)
     silent = world.node("bank", script=lambda start: None if start.step == "round" else report("bank", start))
@@ -182,6 +192,7 @@ def test_a_cut_link_between_attached_nodes_is_a_failure(world: World) -> None:
     assert view.code == "transport.closed"
 
 
+@on_both
 def test_a_node_that_stays_away_fails_the_job(world: World) -> None:
     world.serve(grace=0.2)
     gone = world.node("bank", script=lambda start: None)
@@ -197,6 +208,7 @@ def test_a_node_that_stays_away_fails_the_job(world: World) -> None:
     assert (end.outcome, end.code) == ("failed", "coordinator.node_lost")
 
 
+@on_both
 def test_the_coordinator_restarts_in_the_middle(world: World) -> None:
     world.serve()
     nodes = [
@@ -322,6 +334,7 @@ def test_the_coordinator_itself_is_no_node(world: World) -> None:
     assert node.ended() == "transport.wrong_certificate"
 
 
+@on_both
 def test_operators_are_told_what_is_wrong(world: World) -> None:
     world.serve()
     with connect(world.config) as client:

@@ -87,10 +87,10 @@ def approvals(
     return told + (others if decision == "approve" else [])
 
 
-def messages_of(step: str, number: int, sender: str, *, sets: dict[str, int], batch: int) -> list[tuple[str, int, int]]:
-    """Type, items and length of what one party says in a step, cut into messages of ``batch`` items."""
+def figures(sender: str, sets: dict[str, int]) -> Figures:
+    """The job's public figures from one party's side."""
     peer = PLATFORM if sender == BANK else BANK
-    figures = Figures(
+    return Figures(
         holds_label=sender == BANK,
         key_bits=SPEC.model.key_bits,
         rounds=SPEC.model.rounds,
@@ -103,8 +103,12 @@ def messages_of(step: str, number: int, sender: str, *, sets: dict[str, int], ba
         peer_columns=COLUMNS[peer],
         base_rate=RATE,
     )
+
+
+def messages_of(step: str, number: int, sender: str, *, sets: dict[str, int], batch: int) -> list[tuple[str, int, int]]:
+    """Type, items and length of what one party says in a step, cut into messages of ``batch`` items."""
     told: list[tuple[str, int, int]] = []
-    for part in legal_messages(step, figures, round=number, directive=NUMBERS[step]):
+    for part in legal_messages(step, figures(sender, sets), round=number, directive=NUMBERS[step]):
         if isinstance(part, Single):
             told.append((part.type, 1, part.shortest))
         elif isinstance(part, Turns):
@@ -143,6 +147,7 @@ def attempt(
     if step == "finish":
         batch = 1
     sizes = sets or SETS
+    told += [Event(log, "commitment", {**labels, **made}) for log in (BANK, PLATFORM) for made in commitments(step, log, sizes)]
     said = {sender: messages_of(step, number, sender, sets=sizes, batch=batch) for sender in (BANK, PLATFORM)}
     for index, pair in enumerate(itertools.zip_longest(said[BANK], said[PLATFORM])):
         for message, (sender, receiver) in zip(pair, ((BANK, PLATFORM), (PLATFORM, BANK)), strict=True):
@@ -178,6 +183,19 @@ def attempt(
         ]
         told += [Event(COORDINATOR, "disclosure", {**event.fields, "party": party}) for event in heard]
     return told + [Event(log, "") for log in KEYS]
+
+
+def commitments(step: str, log: str, sets: dict[str, int]) -> list[dict[str, Any]]:
+    """What a node commits to before a step's first message."""
+    digest = {"sha256": hashlib.sha256(f"{step} {log}".encode()).hexdigest()}
+    made: dict[str, list[dict[str, Any]]] = {
+        "align": [{"what": "dataset", "rows": sets[log]}],
+        "prepare": [
+            {"what": "encoded", "rows": SHARED, "columns": COLUMNS[log] - (log == BANK)},
+            {"what": "paillier key", "bits": SPEC.model.key_bits},
+        ],
+    }
+    return [made_of | digest for made_of in made.get(step, [])]
 
 
 def disclosures(

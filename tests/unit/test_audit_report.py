@@ -33,7 +33,7 @@ from audit.spec import Disclose, JobSpec, Label, Party
 from audit.verify import STEPS
 from audit.wording import allowed, learned
 from tests.unit import audit_world
-from tests.unit.audit_world import BANK, COORDINATOR, KEYS, PLATFORM, Event, approvals, attempt, policy, write
+from tests.unit.audit_world import BANK, COORDINATOR, KEYS, PLATFORM, Event, approvals, policy, write
 
 MADE = "2025-02-01T10:00:00.000000Z"
 HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>"
@@ -67,6 +67,19 @@ DISCLOSED = [
 ]
 
 
+def attempt(step: str, number: int = 0, again: int = 0, outcome: str = "done") -> list[Event]:
+    """Three messages each way, of 100, 101 and 102 bytes."""
+    labels = {"job": JOB, "step": step, "round": number, "attempt": again}
+    told = [Event(log, "step", {**labels, "state": "start"}) for log in (BANK, PLATFORM)]
+    for index in range(3):
+        for sender, receiver in ((BANK, PLATFORM), (PLATFORM, BANK)):
+            said = {**labels, "type": "MaskedPoints", "seq": index, "length": 100 + index, "sha256": "ab" * 32, "items": 3}
+            told.append(Event(sender, "message", {**said, "direction": "sent", "peer": receiver}))
+            told.append(Event(receiver, "message", {**said, "direction": "received", "peer": sender}))
+    code = {"code": "transport.closed"} if outcome == "failed" else {}
+    return told + [Event(log, "step", {**labels, "state": outcome, **code}) for log in (BANK, PLATFORM)]
+
+
 def story(by: str = HOSTILE) -> list[Event]:
     """One job with a failed attempt, every kind of line, and names that are markup."""
     told = [Event(log, "software", {"version": "0.1.0", "python": "3.11.7", "lock_sha256": "ab" * 32}) for log in KEYS]
@@ -81,8 +94,8 @@ def story(by: str = HOSTILE) -> list[Event]:
     told.append(Event(BANK, "commitment", {"job": JOB, "what": "seed", "sha256": "5e" * 32}))
     labels = {"job": JOB, "step": "align", "attempt": 1}
     told.append(Event(BANK, "commitment", {**labels, "what": "dataset", "sha256": "da" * 32, "rows": 12000}))
-    told += attempt("align", again=0, outcome="failed", job=JOB) + attempt("align", again=1, job=JOB) + DISCLOSED
-    told += attempt("round", 1, job=JOB)
+    told += attempt("align", again=0, outcome="failed") + attempt("align", again=1) + DISCLOSED
+    told += attempt("round", 1)
     told += [Event(log, "disclosures", {"job": JOB, "items": []}) for log in (BANK, PLATFORM)]
     told += [Event(log, "job", {"job": JOB, "state": "finished", "code": ""}) for log in KEYS]
     return told + [Event(log, "") for log in KEYS]
@@ -360,12 +373,16 @@ def test_a_page_is_the_same_every_time(world: dict[str, Path], page: Page, tmp_p
 # ---- whatever the verdict --------------------------------------------------------------------------------------------------------
 
 
-def whole(folders: dict[str, Path]) -> list[Path]:
+def lawful(folders: dict[str, Path]) -> list[Path]:
+    return every(write(folders[BANK].parent / "lawful", audit_world.events()))
+
+
+def incomplete(folders: dict[str, Path]) -> list[Path]:
+    return lawful(folders)[:1]
+
+
+def unlawful(folders: dict[str, Path]) -> list[Path]:
     return every(folders)
-
-
-def without_one(folders: dict[str, Path]) -> list[Path]:
-    return every(folders)[:1]
 
 
 def altered(folders: dict[str, Path]) -> list[Path]:
@@ -401,17 +418,26 @@ def nothing(folders: dict[str, Path]) -> list[Path]:
     return [folders[BANK].parent]
 
 
-VERDICTS: dict[str, Callable[[dict[str, Path]], list[Path]]] = {
-    each.__name__: each for each in (whole, without_one, altered, badly_signed, cut, forged, nothing)
+VERDICTS: dict[str, tuple[Callable[[dict[str, Path]], list[Path]], int]] = {
+    "lawful": (lawful, 0),
+    "incomplete": (incomplete, 2),
+    "unlawful": (unlawful, 1),
+    "altered": (altered, 1),
+    "badly signed": (badly_signed, 1),
+    "forged": (forged, 1),
+    "cut": (cut, 3),
+    "nothing": (nothing, 3),
 }
 
 
 @pytest.mark.parametrize("verdict", VERDICTS)
 def test_the_exit_code_is_that_of_verify_and_there_is_always_a_page(verdict: str, tmp_path: Path) -> None:
-    given = VERDICTS[verdict](write(tmp_path / "world", story()))
+    make, status = VERDICTS[verdict]
+    given = make(write(tmp_path / "world", story()))
     rules = ["--policy", str(policy(tmp_path))]
     logs = [str(path) for path in given]
     expected = run(cli, ["verify", *logs, *rules, "--json", str(tmp_path / "verdict.json")], usage_status=3)
+    assert expected == status
     output, facts = tmp_path / "report.html", tmp_path / "report.json"
     assert run(cli, ["report", *logs, *rules, "--output", str(output), "--json", str(facts)], usage_status=3) == expected
     page, told = Parsed(output.read_text()), json.loads(facts.read_text())

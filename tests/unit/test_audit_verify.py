@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from tests.unit.audit_world import (
     COORDINATOR,
     JOB,
     PLATFORM,
+    SHARED,
     Event,
     approvals,
     attempt,
@@ -228,6 +230,52 @@ def test_a_line_without_end_is_not_read_into_memory(tmp_path: Path) -> None:
     assert unusable("log.line_too_long", every(folders), policy=policy(tmp_path)).offset == size
 
 
+def test_a_line_of_a_gigabyte_is_refused_in_bounded_memory(tmp_path: Path) -> None:
+    folders = write(tmp_path, events())
+    path = folders[BANK] / "log.jsonl"
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.truncate(size + 2**30)  # sparse: a line of zeros that takes no room on the disk
+    tracemalloc.start()
+    try:
+        assert unusable("log.line_too_long", every(folders), policy=policy(tmp_path)).offset == size
+        assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("damage", "code"),
+    [
+        (lambda data: data[:-1], "audit.cut_line"),
+        (lambda data: data[:-300], "audit.cut_line"),
+        (lambda data: data + b'{"attempt":0,"jo', "audit.cut_line"),
+        (lambda data: data + b"\n", "audit.entry_malformed"),
+        (lambda data: data.replace(b'"v":1}', b'"v":2}', 1), "audit.entry_malformed"),
+        (lambda data: data.replace(b'"seq":5,', b'"seq":5.0,', 1), "audit.entry_malformed"),
+        (lambda data: data.replace(b'"seq":5,', b'"seq":05,', 1), "audit.entry_malformed"),
+        (lambda data: data.replace(b',"seq":5', b', "seq":5', 1), "audit.entry_malformed"),
+        (lambda data: data.replace(b"bank", b"b\xffnk", 1), "audit.entry_malformed"),
+    ],
+)
+def test_what_is_no_log_names_its_byte(tmp_path: Path, damage: Callable[[bytes], bytes], code: str) -> None:
+    """Always exit status 3, also where the line was signed, where the chain was broken before it, and with --last."""
+    folders = write(tmp_path, events())
+    path = folders[BANK] / "log.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    kept = tmp_path / "kept"
+    shutil.copy(folders[BANK] / "checkpoint", kept)
+    found = unusable(code, every(folders), policy=policy(tmp_path))
+    damaged = path.read_bytes()
+    assert found.offset is not None
+    assert found.offset == 0 or damaged[found.offset - 1 : found.offset] == b"\n"
+    assert whole[: found.offset] == damaged[: found.offset]
+    assert unusable(code, every(folders), policy=policy(tmp_path), last=[kept]).step == found.step == 3
+    path.write_bytes(damaged.replace(b'"round":0', b'"round":1', 1))
+    assert unusable(code, every(folders), policy=policy(tmp_path)).offset == found.offset
+
+
 @pytest.mark.parametrize(
     ("change", "code"),
     [
@@ -271,6 +319,9 @@ def test_command(world: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureF
     assert "\x1b" not in out
     result = json.loads((tmp_path / "out.json").read_text())
     assert (result["exit_status"], result["keys"], len(result["logs"])) == (0, "policy", 3)
+    [job] = result["jobs"]
+    assert (job["job"], job["outcome"], job["label_holder"], job["intersection"]) == (JOB, "finished", BANK, SHARED)
+    assert job["spec"]["coordinator"] == COORDINATOR
     assert run(cli, ["verify", logs[0]], usage_status=3) == 2
     assert "keys that the logs themselves name" in capsys.readouterr().out
 

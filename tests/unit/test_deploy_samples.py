@@ -15,7 +15,9 @@ from audit.errors import UsageError
 from audit.spec import JobSpec
 from coordinator.cli import main_group as coordinator_commands
 from coordinator.config import RelaySection as RelayOfCoordinator
+from coordinator.config import StoreSection
 from coordinator.config import load_config as load_coordinator_config
+from coordinator.store.engine import make_engine
 from node.cli import main_group as node_commands
 from node.config import (
     ColumnConfig,
@@ -37,6 +39,7 @@ LOADED_HERE = {
     "platform/node.toml",
     "platform/policy.toml",
     "coordinator/coordinator.toml",
+    "coordinator/postgresql.toml",
     "systemd/isthmus-node.service",
     "systemd/isthmus-coordinator.service",
     "compose/compose.yaml",
@@ -121,9 +124,22 @@ def _partner(name: str):  # type: ignore[no-untyped-def]
     return Partner(name=name, role=name, address="", certificate_pem=b"", log_key=SigningKey.generate(name).verifier)
 
 
-def test_coordinator_sample_loads() -> None:
-    config = load_coordinator_config(DEPLOY / "coordinator" / "coordinator.toml")
+@pytest.mark.parametrize("sample", ["coordinator.toml", "postgresql.toml"])
+def test_coordinator_samples_load(sample: str) -> None:
+    config = load_coordinator_config(DEPLOY / "coordinator" / sample)
     assert config.coordinator.name == "coordinator"
+    url = config.store_url()
+    assert (url is not None) == (sample == "postgresql.toml")
+    if url is not None:
+        made = make_engine(url)
+        assert made.url.password is None, "no sample has a password in it"
+        assert made.url.query["sslmode"] == "verify-full"
+
+
+def test_every_key_of_the_database_is_described() -> None:
+    page = (ROOT / "docs" / "platform-operator.md").read_text()
+    for key in StoreSection.model_fields:
+        assert f"`{key}`" in page, key
 
 
 @pytest.mark.parametrize("unit", ["isthmus-node", "isthmus-coordinator"])
