@@ -39,11 +39,14 @@ class Leg:
         self.heard = self.began = now
         self.heard_any = False
         self._last_at = now
+        self._read_all = False
 
     def frames(self) -> Iterator[peer_pb2.Frame]:
         """What goes out, until the leg's end."""
         while (frame := self.session.next(self)) is not None:
             yield frame
+        if self._read_all:
+            self.end(closed(self.session.peer))
 
     def pump(self, frames: Iterable[peer_pb2.Frame]) -> None:
         """Take in what arrives, until it ends.  What comes after a violation or the peer's last word is dropped."""
@@ -56,6 +59,11 @@ class Leg:
             cause = from_rpc(error, peer=self.session.peer)
         except IsthmusError as error:
             cause = error
+        else:
+            with self.session.changed:  # the peer has ended its half of the stream, and may still be owed our last word
+                if not self.session.calls and self.session.settled and not self.said_last:
+                    self._read_all = True
+                    return
         self.end(cause)
 
     def say_last(self, now: float) -> None:
