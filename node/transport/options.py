@@ -29,8 +29,8 @@ class Timeouts:
     """The peer's end of a stream that is finished here."""
     heartbeat: float = 10.0
     """After this long without a frame to send, a heartbeat goes out: less than any firewall forgets an idle connection in."""
-    silence: float = 45.0
-    """After this long without a frame the link counts as cut: one heartbeat may be late behind ``chunk_bytes`` on a slow link."""
+    silence: float = 60.0
+    """After this long without a frame the link counts as cut: a frame of ``chunk_bytes`` gets through in time at 18 kB/s."""
     ack_delay: float = 0.02
     """An acknowledgement waits so long for a message that can carry it."""
     announce: float = 1.0
