@@ -8,6 +8,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from node.transport.session import Outage
 from node.transport.switchboard import Switchboard
 from protos.peer_pb2 import Ack, Data, DoublyMasked, Fin, Frame, MaskedPoints, PsiStart
 from tests.cutter import Cutter
-from tests.links import LIMITS, TOKEN, Ends, opening
+from tests.links import LIMITS, TIMES, TOKEN, Ends, opening
 
 DOWN = {"transport.closed", "transport.unreachable", "transport.not_tls"}
 
@@ -103,6 +104,25 @@ def test_a_cut_among_the_last_words_leaves_nobody_waiting(ends: Callable[..., En
     assert (platform.join().result, bank.join().result) == (2, 2)
     assert (platform.error, bank.error) == (None, None)
     assert time.monotonic() - started < 6
+    assert platform.channel is not None
+    session = platform.channel.session
+    while not session.settled and time.monotonic() - started < 8:
+        time.sleep(0.05)
+    assert session.settled  # the bank's last word came: nothing is dialled again
+    assert session._failure is None
+
+
+def test_an_undisturbed_end_is_prompt(ends: Callable[..., Ends]) -> None:
+    link = ends(times=replace(TIMES, close=10.0))
+    bank = link.bank(lambda ch: ch.recv(PsiStart).elements)
+    started = time.monotonic()
+    platform = link.platform(lambda ch: ch.send(PsiStart(elements=4)))
+    assert (bank.join().result, platform.join().error) == (4, None)
+    assert time.monotonic() - started < 3
+    time.sleep(0.5)
+    assert link.cutter.connections == 1
+    assert platform.channel is not None
+    assert platform.channel.session.settled  # the bank, which answers, need not hear of it
 
 
 def test_a_message_cut_in_the_middle_is_not_sent_again_from_its_beginning(ends: Callable[..., Ends]) -> None:
