@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from pydantic import ValidationError
@@ -20,6 +21,11 @@ from audit.strict_toml import first_error
 from coordinator.commands import CoordinatorContext, json_option, pass_context
 from coordinator.config import CoordinatorConfig, CoordinatorSection
 from coordinator.errors import UsageError
+
+if TYPE_CHECKING:
+    from coordinator.leader import Leadership, Standing
+
+LEAD_CHECK_SECONDS = 0.25
 
 _TOML = """\
 # The coordinator: where it listens and where its state is.  It holds no data and no decryption key, and dials nobody.
@@ -35,8 +41,9 @@ state = "state"                # SQLite database; the log in state/log
 [jobs]
 detach_grace = 30              # seconds a node may be away during a step before the job fails
 
-# [store]
-# url = "postgresql+psycopg://..."   # instead of SQLite in the state folder
+# [store]                      # PostgreSQL instead of SQLite in the state folder; needs isthmus[postgresql]
+# url = "postgresql+psycopg://isthmus@db.example/isthmus?passfile=/etc/isthmus-coordinator/pgpass"
+# lease = 10                   # seconds without a sign of life after which a standby takes over
 """
 
 
@@ -152,19 +159,44 @@ def _check_partner(config: CoordinatorConfig, found: Partner) -> None:
 def serve(context: CoordinatorContext) -> None:
     """Serve nodes and operators until interrupted.  Open jobs go on where they were.
 
+    On a PostgreSQL database that another coordinator serves, this one waits and takes over when the other is gone.  One that is
+    overtaken ends with exit status 1 and the code coordinator.not_leader; start it again and it waits.
+
     \b
     Example:
       isthmus-coordinator --config /etc/isthmus-coordinator/coordinator.toml serve
     """
     # The other commands must not wait for the database library to load.
-    from coordinator.server import Server
+    from coordinator.leader import Leadership
 
     config = context.config()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     over = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: over.set())
-    server = Server(config)
+    config.partners()  # what is wrong with the files is told now, and not when a standby takes over
+    leading = Leadership.of(config, config.identity())
+    if leading is None:
+        _serve(context, config, over, None)
+        return
+    with leading:
+        if leading.wait(over, told=lambda standing: _waits(context, config, standing)):
+            _serve(context, config, over, leading)
+
+
+def _waits(context: CoordinatorContext, config: CoordinatorConfig, standing: Standing) -> None:
+    def human(console: Console) -> None:
+        console.print(f"{config.name} waits as the standby: {standing.holder} leads (epoch {standing.epoch})")
+
+    emit({"name": config.name, "waiting": True, "leader": standing.holder}, as_json=context.as_json, human=human)
+    sys.stdout.flush()
+
+
+def _serve(context: CoordinatorContext, config: CoordinatorConfig, over: threading.Event, leading: Leadership | None) -> None:
+    from coordinator.leader import NotLeader
+    from coordinator.server import Server
+
+    server = Server(config, leading=leading)
     try:
         server.start()
 
@@ -174,6 +206,8 @@ def serve(context: CoordinatorContext) -> None:
 
         emit({"name": config.name, "listening": server.address}, as_json=context.as_json, human=human)
         sys.stdout.flush()
-        over.wait()
+        while not over.wait(LEAD_CHECK_SECONDS if leading else None):
+            if leading is not None and leading.lost:
+                raise NotLeader(leading.lost)
     finally:
         server.stop()

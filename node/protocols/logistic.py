@@ -59,7 +59,7 @@ from node.protocols.scales import (
     SHORT_BITS,
     weight_scale,
 )
-from node.protocols.training import Prepared, RoundShares, TrainingPlan, parse_base_rate, weights
+from node.protocols.training import Prepared, RoundShares, TrainingPlan, operands_under, parse_base_rate, weights
 from protos import peer_pb2 as pb
 
 __all__ = ["check_range", "finish", "prepare", "run_round", "sigmoid_table"]
@@ -129,11 +129,18 @@ def run_round(
         rows=plan.rows,
         gradient=_ordered(plan, own_gradient, peer_gradient),
         directions=directions,
-        operands=[r.operands for r in earlier],
+        operands=operands_under(prepared.peer.n, earlier),
         drbg=drbg,
         limits=limits,
     )
-    return RoundShares(inner_products=products, direction=directions[-1], operands=operands)
+    renewed = any(row is None for row in operands_under(prepared.peer.n, earlier))
+    return RoundShares(
+        inner_products=products,
+        direction=directions[-1],
+        operands=list(operands[-1]),
+        peer_n=prepared.peer.n,
+        renewed=[list(row) for row in operands[:-1]] if renewed else [],
+    )
 
 
 def _check_directive(
