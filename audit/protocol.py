@@ -63,7 +63,7 @@ NODE_ORDER: Table = MappingProxyType(
 COORDINATOR_ORDER: Table = MappingProxyType(
     {
         "new": {"spec": "offered"},
-        "offered": {"submitted": "submitted"},
+        "offered": {"spec": "offered", "submitted": "submitted"},
         "submitted": {
             "approves": "submitted",
             "rejects": "submitted",
@@ -79,11 +79,11 @@ COORDINATOR_ORDER: Table = MappingProxyType(
             "disclosure": "running",
             "disclosures": "closing",
         },
-        "closing": {"job": "ended"},
+        "closing": {"disclosures": "closing", "job": "ended"},
         "ended": {},
     }
 )
-"""The entries of one job in the coordinator's log."""
+"""The entries of one job in the coordinator's log.  What a crash kept out of it is logged at the next start."""
 
 NEXT_STEPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {

@@ -234,11 +234,19 @@ class LogWriter:
         return self._tree.size
 
     @classmethod
-    def open(cls, folder: Path, *, key: SigningKey, clock: Callable[[], datetime], mirror: Mirror | None = None) -> LogWriter:
+    def open(
+        cls,
+        folder: Path,
+        *,
+        key: SigningKey,
+        clock: Callable[[], datetime],
+        mirror: Mirror | None = None,
+        told: Callable[[dict[str, Json]], None] | None = None,
+    ) -> LogWriter:
         """Create the log in ``folder``, or continue the one that is there after reading it through.
 
         With a ``mirror`` the folder is first brought up to date, and everything is written there before it is written here
-        (:mod:`audit.mirror`).
+        (:mod:`audit.mirror`).  ``told`` hears every entry that is there already, in order.
 
         Raises:
             UsageError: ``log.in_use`` (another process), ``log.other_owner``, ``log.unwritable``.
@@ -264,13 +272,13 @@ class LogWriter:
             if mirror is not None:
                 mirror.restore(folder)
             writer = cls(folder, key=key, clock=clock, file=file, mirror=mirror)
-            writer._continue()
+            writer._continue(told)
         except BaseException:
             file.close()
             raise
         return writer
 
-    def _continue(self) -> None:
+    def _continue(self, told: Callable[[dict[str, Json]], None] | None) -> None:
         signed = self._read_checkpoint()
         torn = b""
         # A second, buffered handle: the log is read through once, one line in memory.
@@ -279,7 +287,9 @@ class LogWriter:
                 if not line.complete:
                     torn = line.data
                     break
-                self._take(line, signed)
+                entry = self._take(line, signed)
+                if told:
+                    told(entry)
         if signed is not None and signed.size > self._tree.size:
             raise VerificationError(
                 "log.shortened",
@@ -305,7 +315,7 @@ class LogWriter:
         self._signed_size = checkpoint.size
         return checkpoint
 
-    def _take(self, line: Line, signed: Checkpoint | None) -> None:
+    def _take(self, line: Line, signed: Checkpoint | None) -> dict[str, Json]:
         """Follow one entry that is already in the file."""
         seq = self._tree.size
         try:
@@ -325,6 +335,7 @@ class LogWriter:
                 f"The first {signed.size} entries of the log {self._name!r} are not those that were signed.",
                 remedy="Restore the log from a backup.",
             )
+        return entry
 
     def _broken(self, seq: int, offset: int, reason: str) -> VerificationError:
         return VerificationError(

@@ -91,6 +91,19 @@ class Attachment:
             raise self.reason
 
 
+@dataclass
+class Logged:
+    """What a log that is opened holds of jobs: those it knows, and those whose end it tells."""
+
+    begun: set[str] = field(default_factory=set)
+    ended: set[str] = field(default_factory=set)
+
+    def hear(self, entry: Mapping[str, Json]) -> None:
+        """Take in one entry."""
+        if entry["kind"] == "job":
+            (self.ended if entry.get("state") in jobs.ENDED else self.begun).add(str(entry["job"]))
+
+
 @dataclass(frozen=True)
 class Progress:
     """How far a party says it is in the running step."""
@@ -108,6 +121,7 @@ class Runner:
         partners: partner files by name: whose approvals and streams are known.
         witness: the coordinator's memory of the nodes' logs.
         clock: gives the time as a zone-aware ``datetime``.
+        logged: what the log held of each job when it was opened.
         detach_grace: seconds a node may be away during a step.
         link_patience: seconds in which a cut link between the nodes may turn out to be a node that went.
     """
@@ -122,6 +136,7 @@ class Runner:
         log: LogWriter,
         witness: Witness,
         clock: Callable[[], datetime],
+        logged: Logged | None = None,
         detach_grace: float = 30.0,
         link_patience: float = 2.0,
     ) -> None:
@@ -141,7 +156,27 @@ class Runner:
         self._cosigning = Cosigning(log, witness, partners=partners, attached=self._attached, refused=self._refused)
         for job in (*self._jobs.values(), *store.recent(RECENT)):
             self._cosigning.met(job)
+            if logged is not None:
+                self._catch_up(job, logged)
         self._cosigning.checkpoint()
+
+    def _catch_up(self, job: Job, logged: Logged) -> None:
+        """Log what a crash kept out of the log: the database is written first."""
+        if job.identity not in logged.begun:
+            self._log_submission(job)
+            logged.begun.add(job.identity)
+        if job.ended and job.identity not in logged.ended:
+            self._log_end(job)
+            logged.ended.add(job.identity)
+
+    def _log_submission(self, job: Job) -> None:
+        self._log.append("spec", job=job.identity, document=job.spec.canonical().decode())
+        self._log.append("job", job=job.identity, state="submitted", code="")
+
+    def _log_end(self, job: Job) -> None:
+        items: list[Json] = [*disclosures.receipt(job)]
+        self._log.append("disclosures", job=job.identity, items=items)
+        self._log.append("job", job=job.identity, state=job.state, code=job.code)
 
     # -- nodes
 
@@ -272,8 +307,7 @@ class Runner:
             now = format_time(self._clock())
             job = Job(spec.identity(), spec, submitted=now, updated=now)
             self._store.save(job)
-            self._log.append("spec", job=job.identity, document=spec.canonical().decode())
-            self._log.append("job", job=job.identity, state=job.state, code="")
+            self._log_submission(job)
             self._jobs[job.identity] = job
             self._cosigning.met(job)
             self._cosigning.checkpoint()
@@ -457,9 +491,8 @@ class Runner:
                     coefficients=[repr(value) for value in step.coefficients], lookup_range=repr(step.lookup_range),
                 )  # fmt: skip
         if after.ended:
-            items: list[Json] = [*disclosures.receipt(after)]
-            self._log.append("disclosures", job=after.identity, items=items)
-        if _outward(after) != _outward(before):
+            self._log_end(after)
+        elif _outward(after) != _outward(before):
             self._log.append("job", job=after.identity, state=_outward(after), code=after.code)
         if orders:
             self._cosigning.checkpoint()

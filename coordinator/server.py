@@ -21,7 +21,7 @@ from coordinator.leader import Leadership, NotLeader
 from coordinator.operators import OperatorService
 from coordinator.relay import RelayService
 from coordinator.rooms import RelayLimits
-from coordinator.runner import Runner
+from coordinator.runner import Logged, Runner
 from coordinator.service import ControlService
 from coordinator.store import Store
 from coordinator.store.engine import is_postgresql
@@ -36,7 +36,8 @@ STOP_SECONDS = 5.0
 OPTIONS = (
     ("grpc.max_receive_message_length", 2 * SPEC_BYTES_MAX),
     ("grpc.keepalive_time_ms", 15_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),  # a minute by default, and the longer of the two counts
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
     *tls.SERVER_OPTIONS,
@@ -89,7 +90,9 @@ class Server:
             raise TransportError(error.code, error.message, remedy=error.remedy) from None
         # Nothing is opened before the port is ours, so that a second server on one folder changes nothing.
         mirror = _mirror(leading, identity)
-        self._record = LogWriter.open(config.state_folder / "log", key=identity.log_key, clock=clock, mirror=mirror)
+        logged = Logged()
+        log_folder = config.state_folder / "log"
+        self._record = LogWriter.open(log_folder, key=identity.log_key, clock=clock, mirror=mirror, told=logged.hear)
         try:
             self._store = _store(config, leading)
         except BaseException:
@@ -102,8 +105,9 @@ class Server:
             partners=nodes,
             store=self._store,
             log=self._record,
-            witness=Witness(config.state_folder / "log", key=identity.log_key, clock=clock, mirror=mirror),
+            witness=Witness(log_folder, key=identity.log_key, clock=clock, mirror=mirror),
             clock=clock,
+            logged=logged,
             detach_grace=config.jobs.detach_grace if grace is None else grace,
         )
         control_pb2_grpc.add_ControlServicer_to_server(ControlService(self.runner, pinned), self._grpc)

@@ -66,6 +66,12 @@ class DiscloseSection(Strict):
     aggregates_to_coordinator: bool = False
 
 
+class LinksSection(Strict):
+    """How long a step waits for its peer: not up yet, its own step not started, or the link cut (seconds)."""
+
+    patience: Annotated[int, Field(ge=1, le=604_800)] = 600
+
+
 class RetentionSection(Strict):
     """How long what a replay needs is kept after a job's end: the data set as aligned, the messages received, the seed.
 
@@ -92,12 +98,6 @@ class RetentionSection(Strict):
         return str(self.days) if self.days is not None else self.keep or "none"
 
 
-class LinksSection(Strict):
-    """How long a step waits for its peer: not up yet, its own step not started, or the link cut (seconds)."""
-
-    patience: Annotated[int, Field(ge=1, le=604_800)] = 600
-
-
 class AutoApprove(Strict):
     """A rule that approves a job without a person.  Every field must match; only the spec's own checks remain."""
 
@@ -114,8 +114,8 @@ class Policy(Strict):
     datasets: DatasetsSection = DatasetsSection()
     limits: LimitsSection = LimitsSection()
     disclose: DiscloseSection = DiscloseSection()
-    retention: RetentionSection = RetentionSection()
     links: LinksSection = LinksSection()
+    retention: RetentionSection = RetentionSection()
     dataset: list[DatasetClause] = Field(default_factory=list)
     auto_approve: list[AutoApprove] = Field(default_factory=list)
 

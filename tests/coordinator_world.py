@@ -16,6 +16,7 @@ import grpc
 from audit.identity import Identity, create_identity
 from audit.partner import export_partner
 from audit.receipts import approval_statement
+from audit.spec import JobSpec
 from coordinator.client import connect
 from coordinator.config import CoordinatorConfig, load_config
 from coordinator.leader import Leadership
@@ -74,7 +75,7 @@ class World:
         self.nodes.append(node)
         return node
 
-    def submit(self, **model: Any) -> str:
+    def spec(self, **model: Any) -> JobSpec:
         document = {
             "label_holder": {"name": "bank", "dataset": "cards", "features": ["limit"]},
             "feature_holder": {"name": "platform", "dataset": "shop", "features": ["spend"]},
@@ -82,9 +83,11 @@ class World:
             "model": model,
             "disclose": {"aggregates_to_feature_holder": True, "aggregates_to_coordinator": True},
         }
-        spec = build_spec(document, coordinator="coordinator", partners=self.config.partners())
+        return build_spec(document, coordinator="coordinator", partners=self.config.partners())
+
+    def submit(self, **model: Any) -> str:
         with connect(self.config) as client:
-            return client.submit(spec.canonical())
+            return client.submit(self.spec(**model).canonical())
 
     def show(self, job: str) -> control_pb2.JobView:
         with connect(self.config) as client:

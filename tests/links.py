@@ -79,7 +79,7 @@ class Ends:
         self.known, self.limits, self.times = known, limits, times
         self.board = Switchboard()
         pinned = {name: known[name].tls_certificate_pem for name in ("platform", "other")}
-        self.server = grpc.server(futures.ThreadPoolExecutor(16), options=server_options(limits, times))
+        self.server = grpc.server(futures.ThreadPoolExecutor(16), options=server_options(limits))
         self.servicer = PeerServicer(pinned=pinned, permit=lambda peer, job: None, board=self.board, limits=limits, timeouts=times)
         peer_pb2_grpc.add_PeerServicer_to_server(self.servicer, self.server)
         bank = known["bank"]
@@ -110,14 +110,14 @@ class Ends:
             lambda: dial(self.partner, identity, opening("platform"), limits=self.limits, timeouts=waits, on_wait=on_wait), body
         )
 
-    def raw(self, first: peer_pb2.Open | None = None, *frames: Frame, name: str = "platform") -> Raw:
-        return Raw(self, self.known[name], first or opening(name, session=TOKEN), frames)
+    def raw(self, first: peer_pb2.Open | None = None, *frames: Frame, name: str = "platform", after: str = "open") -> Raw:
+        return Raw(self, self.known[name], first or opening(name, session=TOKEN), frames, after)
 
 
 class Raw:
-    """A peer that sends whatever frames it likes: ``Open`` at once, the others when it was answered."""
+    """A peer that sends whatever frames it likes: ``Open`` at once, the others when a frame of the kind ``after`` came."""
 
-    def __init__(self, ends: Ends, identity: Identity, first: peer_pb2.Open, frames: tuple[Frame, ...]) -> None:
+    def __init__(self, ends: Ends, identity: Identity, first: peer_pb2.Open, frames: tuple[Frame, ...], after: str) -> None:
         self.channel = tls.channel(
             f"127.0.0.1:{ends.port}",
             server_name="bank",
@@ -125,7 +125,7 @@ class Raw:
             key_pem=identity.tls_key_pem,
             certificate_pem=identity.tls_certificate_pem,
         )
-        self._first, self._frames = first, frames
+        self._first, self._frames, self._after = first, frames, after
         self._hold, self.answered = threading.Event(), threading.Event()
         self.answers: list[Frame] = []
         self.ended = ""
@@ -144,7 +144,7 @@ class Raw:
         try:
             for frame in self.call:
                 self.answers.append(frame)
-                if frame.HasField("open"):
+                if frame.HasField(self._after):  # type: ignore[arg-type]
                     self.answered.set()
         except grpc.RpcError as error:
             self.ended = error.details() or ""

@@ -197,7 +197,7 @@ def peer_server(
         return None
     pinned = {name: partner.certificate_pem for name, partner in partners.items() if partner.role != "coordinator"}
     pool = futures.ThreadPoolExecutor(max_workers=_STREAM_THREADS, thread_name_prefix="peer")
-    server = grpc.server(pool, options=server_options(limits, timeouts), maximum_concurrent_rpcs=_STREAM_THREADS)
+    server = grpc.server(pool, options=server_options(limits), maximum_concurrent_rpcs=_STREAM_THREADS)
     servicer = PeerServicer(pinned=pinned, permit=permit, board=board, limits=limits, timeouts=timeouts)
     peer_pb2_grpc.add_PeerServicer_to_server(servicer, server)
     try:

@@ -83,7 +83,7 @@ def dial(
         )
 
     def reach(frames: Iterator[peer_pb2.Frame]) -> Carrier:
-        return _Call(secure_channel(partner, identity, limits, timeouts), frames)
+        return _Call(secure_channel(partner, identity, limits), frames)
 
     def cause_of(error: IsthmusError) -> IsthmusError:
         return explain(partner) if error.code == "transport.unreachable" else error
@@ -162,8 +162,14 @@ class _Call:
         self._channel.close()
 
 
-def secure_channel(partner: Partner, identity: Identity, limits: Limits = LIMITS, timeouts: Timeouts = TIMEOUTS) -> grpc.Channel:
-    """A channel to ``partner`` that trusts its pinned certificate alone.  Raises ``TransportError`` ``transport.bad_address``."""
+def secure_channel(
+    partner: Partner, identity: Identity, limits: Limits = LIMITS, *, pinging: Timeouts | None = None
+) -> grpc.Channel:
+    """A channel to ``partner`` that trusts its pinned certificate alone; ``pinging`` as in ``client_options``.
+
+    Raises:
+        TransportError: ``transport.bad_address``.
+    """
     try:
         return tls.channel(
             partner.address,
@@ -171,7 +177,7 @@ def secure_channel(partner: Partner, identity: Identity, limits: Limits = LIMITS
             server_certificate_pem=partner.certificate_pem,
             key_pem=identity.tls_key_pem,
             certificate_pem=identity.tls_certificate_pem,
-            options=client_options(limits, timeouts),
+            options=client_options(limits, pinging=pinging),
         )
     except tls.TlsError as error:
         raise from_tls(error) from None

@@ -119,3 +119,28 @@ def closed(peer: str) -> TransportError:
         f"The link to {peer} was cut before the step ended.",
         remedy="The step is tried again when the link is back.",
     )
+
+
+def silent_peer(peer: str, seconds: float, what: str) -> TransportError:
+    """The link is up, and the peer did not do ``what`` was due."""
+    return TransportError(
+        "transport.timeout", f"{peer} {what} for {seconds:g} seconds.", remedy="Check that it is running and try again."
+    )
+
+
+def impatient(peer: str, seconds: float, cause: IsthmusError | None, *, calls: bool) -> TransportError:
+    """The patience is at an end; the code is that of the last cause."""
+    if cause is not None:
+        text = f"{cause.message} The link was not there for {seconds:g} seconds (policy links.patience)."
+        return TransportError(cause.code, text, remedy=cause.remedy)
+    if calls:
+        return TransportError(
+            "transport.not_started",
+            f"{peer} is there, but its own step did not start within {seconds:g} seconds (policy links.patience).",
+            remedy=f"Ask what {peer} is doing; the coordinator starts the step again on both nodes.",
+        )
+    return TransportError(
+        "transport.no_stream",
+        f"{peer} did not open its stream for the step within {seconds:g} seconds (policy links.patience).",
+        remedy=f"Check that {peer} is serving and can reach this node's address through the firewall.",
+    )

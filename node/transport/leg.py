@@ -6,6 +6,7 @@ arrives any more.  Three threads, one each.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -35,15 +36,23 @@ class Leg:
         """Nothing more goes out: ``Fin`` or ``Abort`` did, or the peer left."""
         self.over = False
         self.cause: IsthmusError | None = None
+        self.moved = False
+        """A message or news of one came."""
+        self.down_before: float | None = None
+        """Since when the link had been down when this leg joined."""
         self.spoke = float("-inf")
         self.heard = self.began = now
         self.heard_any = False
         self._last_at = now
+        self._read_all = False
+        self._stir = threading.Event()
 
     def frames(self) -> Iterator[peer_pb2.Frame]:
         """What goes out, until the leg's end."""
         while (frame := self.session.next(self)) is not None:
             yield frame
+        if self._read_all:
+            self.end(closed(self.session.peer))
 
     def pump(self, frames: Iterable[peer_pb2.Frame]) -> None:
         """Take in what arrives, until it ends.  What comes after a violation or the peer's last word is dropped."""
@@ -56,35 +65,37 @@ class Leg:
             cause = from_rpc(error, peer=self.session.peer)
         except IsthmusError as error:
             cause = error
+        else:
+            with self.session.changed:  # the peer has ended its half of the stream, and may still be owed our last word
+                if not self.session.calls and self.session.settled and not self.said_last:
+                    self._read_all = True
+                    return
         self.end(cause)
 
     def say_last(self, now: float) -> None:
         """Nothing goes out after this."""
         self.said_last, self._last_at = True, now
-        self.session.changed.notify_all()
+        self._stir.set()
 
     def end(self, cause: IsthmusError) -> None:
         """The stream is over, for the first ``cause`` given."""
         with self.session.changed:
             if not self.over:
                 self.over, self.cause = True, cause
+                self._stir.set()
                 self.session.lost(self, cause)
 
     def watch(self) -> None:
         """Wait for the leg's end, and bring it about when the peer is silent, or does not end the stream after the last word."""
-        session, timeouts = self.session, self.session.timeouts
-        with session.changed:
-            while not self.over:
-                if self.said_last:
-                    due, cause = self._last_at + timeouts.close, closed(session.peer)
-                else:
-                    bound = timeouts.silence if self.heard_any else timeouts.open
-                    due, cause = self.heard + bound, _silent(session.peer, bound)
-                now = time.monotonic()
-                if now >= due:
-                    self.end(cause)
-                    return
-                session.changed.wait(due - now)
+        peer, timeouts = self.session.peer, self.session.timeouts
+        while not self.over:
+            self._stir.clear()
+            bound = timeouts.close if self.said_last else timeouts.silence if self.heard_any else timeouts.open
+            left = (self._last_at if self.said_last else self.heard) + bound - time.monotonic()
+            if left <= 0:
+                self.end(closed(peer) if self.said_last else _silent(peer, bound))
+            elif not self.over:
+                self._stir.wait(min(left, timeouts.silence))
 
 
 def _silent(peer: str, seconds: float) -> TransportError:

@@ -29,8 +29,8 @@ class Timeouts:
     """The peer's end of a stream that is finished here."""
     heartbeat: float = 10.0
     """After this long without a frame to send, a heartbeat goes out: less than any firewall forgets an idle connection in."""
-    silence: float = 45.0
-    """After this long without a frame the link counts as cut: one heartbeat may be late behind ``chunk_bytes`` on a slow link."""
+    silence: float = 60.0
+    """After this long without a frame the link counts as cut: a frame of ``chunk_bytes`` gets through in time at 18 kB/s."""
     ack_delay: float = 0.02
     """An acknowledgement waits so long for a message that can carry it."""
     announce: float = 1.0
@@ -40,10 +40,10 @@ class Timeouts:
     backoff: float = 0.2
     """Upper end of the first pause between two dials; doubled up to ``backoff_max``."""
     backoff_max: float = 5.0
-    keepalive: float = 30.0
-    """Between two pings of gRPC's own, also while no call is open."""
+    keepalive: float = 15.0
+    """On the stream to the coordinator: between two pings."""
     keepalive_answer: float = 20.0
-    """A ping without an answer for so long ends the connection."""
+    """A ping without an answer for so long ends that connection."""
 
 
 TIMEOUTS = Timeouts()
@@ -76,22 +76,39 @@ def chunk_bytes(limits: Limits) -> int:
     return min(limits.chunk_bytes, limits.message_bytes)
 
 
-def _common(limits: Limits, timeouts: Timeouts) -> Options:
+_PINGS = (
+    # Sessions have heartbeats of their own.  gRPC's pings wait behind megabytes in the buffers of a slow link, and would end a link
+    # on which frames arrive all the time; so they only let go of connections that nobody uses.
+    ("grpc.keepalive_time_ms", 300_000),
+    ("grpc.keepalive_timeout_ms", 600_000),
+    ("grpc.http2.ping_timeout_ms", 600_000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+
+
+def _common(limits: Limits) -> Options:
     size = chunk_bytes(limits) + ENVELOPE_BYTES
-    return [
-        ("grpc.max_send_message_length", size),
-        ("grpc.max_receive_message_length", size),
-        ("grpc.keepalive_time_ms", int(1000 * timeouts.keepalive)),
-        ("grpc.keepalive_timeout_ms", int(1000 * timeouts.keepalive_answer)),
-        ("grpc.http2.max_pings_without_data", 0),
-    ]
+    return [("grpc.max_send_message_length", size), ("grpc.max_receive_message_length", size)]
 
 
-def client_options(limits: Limits = LIMITS, timeouts: Timeouts = TIMEOUTS) -> Options:
-    """Options of an outbound channel (``protos.tls.channel`` adds those that belong to TLS)."""
+def client_options(limits: Limits = LIMITS, *, pinging: Timeouts | None = None) -> Options:
+    """Options of an outbound channel (``protos.tls.channel`` adds those that belong to TLS).
+
+    Args:
+        pinging: the connection is kept and watched by gRPC's own pings, for a stream that has no heartbeats.
+    """
+    if pinging is None:
+        pings = list(_PINGS)
+    else:
+        pings = [
+            ("grpc.keepalive_time_ms", int(1000 * pinging.keepalive)),
+            ("grpc.keepalive_timeout_ms", int(1000 * pinging.keepalive_answer)),
+            ("grpc.http2.ping_timeout_ms", int(1000 * pinging.keepalive_answer)),  # a minute by default, and the longer one counts
+            ("grpc.http2.max_pings_without_data", 0),
+        ]
     return [
-        *_common(limits, timeouts),
-        ("grpc.keepalive_permit_without_calls", 1),
+        *_common(limits),
+        *pings,
         # Reconnecting is ours (dial, attach), so that a person is told why; gRPC itself tries quickly.
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 5_000),
@@ -100,10 +117,6 @@ def client_options(limits: Limits = LIMITS, timeouts: Timeouts = TIMEOUTS) -> Op
     ]
 
 
-def server_options(limits: Limits = LIMITS, timeouts: Timeouts = TIMEOUTS) -> Options:
+def server_options(limits: Limits = LIMITS) -> Options:
     """Options of the peer server."""
-    return [
-        *_common(limits, timeouts),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", min(10_000, int(500 * timeouts.keepalive))),
-        *tls.SERVER_OPTIONS,
-    ]
+    return [*_common(limits), *_PINGS, ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000), *tls.SERVER_OPTIONS]

@@ -72,12 +72,16 @@ class PeerServicer(peer_pb2_grpc.PeerServicer):
         leg = session.begin()
         threading.Thread(target=leg.pump, args=(itertools.chain([first], frames),), name=f"read-{peer}", daemon=True).start()
 
+        given = threading.Event()
+
         def watch() -> None:
             leg.watch()
-            cancel()
+            if not leg.said_last or not given.wait(self._timeouts.close):  # the last word must not be cut off by its own end
+                cancel()
 
         threading.Thread(target=watch, name=f"watch-{peer}", daemon=True).start()
         yield from leg.frames()
+        given.set()
 
     def _first(self, peer: str, frames: Iterator[peer_pb2.Frame], cancel: Callable[[], object]) -> peer_pb2.Frame:
         timer = threading.Timer(self._timeouts.open, cancel)

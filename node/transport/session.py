@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 from node.errors import IsthmusError, PeerError, TransportError
 from node.limits import LIMITS, Limits
-from node.transport.errors import closed, told_by
+from node.transport.errors import closed, impatient, silent_peer, told_by
 from node.transport.leg import Leg
 from node.transport.opening import check_open
 from node.transport.options import TIMEOUTS, Timeouts
@@ -63,7 +63,9 @@ class Session:
         self, *, peer: str, calls: bool, token: bytes = b"", limits: Limits = LIMITS, timeouts: Timeouts = TIMEOUTS
     ) -> None:
         self.peer, self.calls, self.token, self.timeouts = peer, calls, token, timeouts
-        self.changed = threading.Condition()
+        lock = threading.RLock()
+        self.changed = threading.Condition(lock)
+        self._to_send = threading.Condition(lock)  # apart, so that a message wakes one thread and not all
         self.outbox, self.inbox = Outbox(peer, limits), Inbox(peer, limits)
         self._ack_bytes = limits.window_bytes // 4
         self._opening: peer_pb2.Open | None = None  # this side's; an answering session has none before its step starts
@@ -72,7 +74,6 @@ class Session:
         self._leg: Leg | None = None
         self._established = False
         self._down_since: float | None = time.monotonic()
-        self._up_since = 0.0
         self._cause: IsthmusError | None = None  # why the link is down
         self._owed_since: float | None = None
         self._finishing = False  # nothing more will be put
@@ -91,7 +92,7 @@ class Session:
                 self._on_wait = on_wait
             if self._down_since is not None:  # the patience is the step's, not the stream's that came before it
                 self._down_since = time.monotonic()
-            self.changed.notify_all()
+            self.wake()
 
     @property
     def claimed(self) -> bool:
@@ -102,8 +103,8 @@ class Session:
         """Wait for the first stream.  Raises why there is none."""
         with self.changed:
             self._await(lambda: self._established, "did not answer")
-            if self._stopped or (self._failure and not self._established):
-                raise self._stopped or self._failure  # type: ignore[misc]
+            if self._stopped or not self._established:
+                self._raise_if_ended()
 
     def put(self, part: Part) -> None:
         """Send a part; blocks while the window is full.  Raises why the session ended, or ``transport.timeout``."""
@@ -113,7 +114,7 @@ class Session:
             if self._finishing:
                 raise closed(self.peer)
             self.outbox.put(part)
-            self.changed.notify_all()
+            self._to_send.notify_all()
 
     def get(self) -> Part:
         """The next part.  Raises why the session ended, or ``transport.timeout``."""
@@ -123,17 +124,19 @@ class Session:
                 raise self._stopped
             if not self.inbox:
                 self._raise_if_ended()
-            if not self.inbox.owed:
-                self._owed_since = time.monotonic()
+            owed = self.inbox.owed
             part = self.inbox.get()
-            self.changed.notify_all()
+            if not owed:
+                self._owed_since = time.monotonic()
+            if not owed or owed < self._ack_bytes <= self.inbox.owed:
+                self._to_send.notify_all()
             return part
 
     def finish(self) -> None:
         """Nothing more will be sent: wait until the peer has taken all, as long as for any message.  Never raises."""
         with self.changed:
             self._finishing = True
-            self.changed.notify_all()
+            self.wake()
             try:
                 self._await(lambda: self.outbox.empty, "did not take the last message")
             except IsthmusError as error:
@@ -162,11 +165,18 @@ class Session:
         if self._stopped:
             self.outbox.clear()
         self.inbox.clear()
-        self.changed.notify_all()
+        self.wake()
+
+    def wake(self) -> None:
+        """Something changed that any thread may wait for."""
+        with self.changed:
+            self.changed.notify_all()
+            self._to_send.notify_all()
 
     def _raise_if_ended(self) -> None:
-        if self._stopped or self._failure:
-            raise self._stopped or self._failure  # type: ignore[misc]
+        error = self._stopped or self._failure
+        if error is not None:
+            raise error
         if self._peer_left:
             raise closed(self.peer)
 
@@ -174,32 +184,37 @@ class Session:
         """Wait until ``ready`` or the session's end, with the lock held; says so while the link is down.
 
         Raises:
-            TransportError: ``transport.timeout``: the link is up and the peer silent; ``transport.stopping``.
+            TransportError: ``transport.timeout``: the peer was silent for ``timeouts.peer`` seconds in which the link was up;
+                ``transport.stopping``.
         """
-        began, announced = time.monotonic(), 0.0
-        while not (ready() or self._stopped or self._failure or self._peer_left):
-            now = time.monotonic()
+        patient = self.timeouts.peer
+        told: float | None = None
+        while not (ready() or self.settled):
             if self._stop is not None and self._stop.is_set() and not self._established:
                 raise TransportError(
                     "transport.stopping", "This node is stopping.", remedy="Start it again; the step is tried again."
                 )
-            if self._down_since is not None:
-                if self.check_patience():
-                    break
-                left = self._down_since + self.timeouts.patience - now
-                if now - self._down_since >= self.timeouts.announce and now - announced >= self.timeouts.announce_again:
-                    announced = now
-                    self._say(Outage(self.peer, now - self._down_since, self.timeouts.patience, self._cause_code()))
-                left = min(left, self.timeouts.announce)
-            else:
-                if announced:
-                    announced = 0.0
+            now = time.monotonic()
+            if self._down_since is None:
+                if told is not None:
+                    told = None
                     self._say(None)
-                left = max(began, self._up_since) + self.timeouts.peer - now
-                if left <= 0:
-                    raise _timeout(self.peer, self.timeouts.peer, what)
-            self.changed.wait(min(left, _POLL) if self._stop is not None and not self._established else left)
-        if announced and self._down_since is None:
+                    continue  # the lock was free meanwhile
+                if patient <= 0:
+                    raise silent_peer(self.peer, self.timeouts.peer, what)
+                self.changed.wait(patient)
+                patient -= time.monotonic() - now
+                continue
+            if self.check_patience():
+                break
+            down = now - self._down_since
+            if down >= self.timeouts.announce and (told is None or now - told >= self.timeouts.announce_again):
+                told = now
+                self._say(Outage(self.peer, down, self.timeouts.patience, self._cause_code()))
+                continue
+            left = min(self.timeouts.patience - down, self.timeouts.announce)
+            self.changed.wait(left if self._established or self._stop is None else min(left, _POLL))
+        if told is not None and self._down_since is None:
             self._say(None)
 
     def _say(self, outage: Outage | None) -> None:
@@ -220,7 +235,7 @@ class Session:
             if self._leg is not None:
                 self._leg.end(closed(self.peer))
             self._leg = Leg(self, time.monotonic())
-            self.changed.notify_all()
+            self.wake()
             return self._leg
 
     def lost(self, leg: Leg, cause: IsthmusError) -> None:
@@ -230,8 +245,11 @@ class Session:
                 self._leg = None
                 self.note(cause)
                 if leg.joined and self._down_since is None:
-                    self._down_since = time.monotonic()
-            self.changed.notify_all()
+                    # A link that comes back only to be cut again at once has not been back.
+                    now = time.monotonic()
+                    stood = leg.moved or now - leg.began > self.timeouts.silence
+                    self._down_since = now if stood else leg.down_before
+            self.wake()
 
     def note(self, cause: IsthmusError) -> None:
         """Why the link is down."""
@@ -243,14 +261,14 @@ class Session:
         with self.changed:
             self._failure = self._failure or error
             self._ended_at = self._ended_at or time.monotonic()
-            self.changed.notify_all()
+            self.wake()
 
     def check_patience(self) -> bool:
         """Give up if the link has been down for too long; returns whether the session has ended."""
         with self.changed:
             down, patience = self._down_since, self.timeouts.patience
             if not self.settled and down is not None and time.monotonic() - down >= patience:
-                self.fail(_impatient(self.peer, patience, self._cause, calls=self.calls))
+                self.fail(impatient(self.peer, patience, self._cause, calls=self.calls))
             return self.settled
 
     @property
@@ -288,7 +306,7 @@ class Session:
                 due = leg.spoke + self.timeouts.heartbeat
                 if self.inbox.owed and self._owed_since is not None:
                     due = min(due, self._owed_since + self.timeouts.ack_delay)
-                self.changed.wait(max(due - now, 0.001))
+                self._to_send.wait(max(due - now, 0.001))
             return None
 
     def _choose(self, leg: Leg, now: float) -> peer_pb2.Frame | None:
@@ -336,6 +354,8 @@ class Session:
                 self.fail(error)
             if self.settled:
                 self._ended_at = self._ended_at or leg.heard
+            if self.settled or self._finishing or not frame.HasField("data"):
+                self._to_send.notify_all()
             self.changed.notify_all()
             return not self.settled
 
@@ -351,7 +371,9 @@ class Session:
         elif kind == "data" and leg.joined and leg.opened:
             self.outbox.acknowledge(frame.data.taken)
             self.inbox.put(frame.data)
+            leg.moved = True
         elif kind == "ack" and leg.joined:
+            leg.moved |= frame.ack.taken > self.outbox.taken
             self.outbox.acknowledge(frame.ack.taken)
         elif kind == "fin" and leg.joined and leg.opened:
             self.outbox.acknowledge(frame.fin.taken)
@@ -369,30 +391,6 @@ class Session:
             raise PeerError("transport.wrong_session", f"{self.peer} answered for another session.", remedy="Run one node there.")
         self.outbox.check_resume(theirs.received)
         leg.cursor, leg.joined, self._established = theirs.received, True, True
-        self._down_since, self._up_since, self._cause = None, time.monotonic(), None
+        leg.down_before, self._down_since, self._cause = self._down_since, None, None
         if self.inbox.taken:  # what was told on the leg before may be lost
-            self.inbox.owed, self._owed_since = max(self.inbox.owed, 1), self._up_since
-
-
-def _timeout(peer: str, seconds: float, what: str) -> TransportError:
-    return TransportError(
-        "transport.timeout", f"{peer} {what} for {seconds:g} seconds.", remedy="Check that it is running and try again."
-    )
-
-
-def _impatient(peer: str, seconds: float, cause: IsthmusError | None, *, calls: bool) -> TransportError:
-    """The patience is at an end; the code is that of the last cause."""
-    if cause is not None:
-        text = f"{cause.message} The link was not there for {seconds:g} seconds (policy links.patience)."
-        return TransportError(cause.code, text, remedy=cause.remedy)
-    if calls:
-        return TransportError(
-            "transport.not_started",
-            f"{peer} is there, but its own step did not start within {seconds:g} seconds (policy links.patience).",
-            remedy=f"Ask what {peer} is doing; the coordinator starts the step again on both nodes.",
-        )
-    return TransportError(
-        "transport.no_stream",
-        f"{peer} did not open its stream for the step within {seconds:g} seconds (policy links.patience).",
-        remedy=f"Check that {peer} is serving and can reach this node's address through the firewall.",
-    )
+            self.inbox.owed, self._owed_since = max(self.inbox.owed, 1), leg.heard

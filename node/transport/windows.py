@@ -62,8 +62,10 @@ class Outbox:
         """Part ``seq`` as it goes out; ``taken`` is what our own protocol has taken of the other direction."""
         part = self._kept[seq - self.taken]
         self.sent = max(self.sent, seq + 1)
-        data = peer_pb2.Data(type=part.kind, seq=seq, payload=part.payload, more=part.more, taken=taken)
-        return peer_pb2.Frame(data=data)
+        frame = peer_pb2.Frame()  # filled in place: handing a message to another's constructor copies it
+        data = frame.data
+        data.type, data.seq, data.payload, data.more, data.taken = part.kind, seq, part.payload, part.more, taken
+        return frame
 
     def acknowledge(self, taken: int) -> None:
         """The peer's protocol has taken so many parts: forget them.
@@ -130,7 +132,8 @@ class Inbox:
                 f"{self._peer} sent frame {data.seq} where {self.received} was due.",
                 remedy=_REMEDY,
             )
-        size = len(data.payload)
+        payload = data.payload  # a new object at every look
+        size = len(payload)
         if size > self._chunk:
             raise PeerError(
                 "transport.oversized",
@@ -143,7 +146,7 @@ class Inbox:
                 f"{self._peer} sends on although {len(self._waiting)} frames ({self.held} bytes) were not taken yet.",
                 remedy=_REMEDY,
             )
-        self._waiting.append(Part(data.type, data.payload, data.more))
+        self._waiting.append(Part(data.type, payload, data.more))
         self.held += size
         self.received += 1
 

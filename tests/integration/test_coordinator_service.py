@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import grpc
 import pytest
@@ -16,6 +17,7 @@ from audit.identity import create_identity
 from audit.receipts import verify_approval
 from coordinator.client import connect
 from coordinator.errors import TransportError, UsageError
+from coordinator.runner import Runner
 from coordinator.server import Server
 from protos import control_pb2, control_pb2_grpc, tls
 from tests import postgres
@@ -229,6 +231,30 @@ def test_the_coordinator_restarts_in_the_middle(world: World) -> None:
     assert ("round", 1, 1) in bank.starts()
     assert ("round", 1, 1) in platform.starts()
     assert len([e for e in world.log() if e["kind"] == "software"]) == 2
+
+
+def test_what_a_crash_kept_out_of_the_log_is_logged_at_the_next_start(world: World) -> None:
+    """The database is written first; the process dies before the log is, at a submission and at an end."""
+    runner = world.serve().runner
+    with mock.patch.object(Runner, "_log_submission", side_effect=SystemError), pytest.raises(SystemError):
+        runner.submit(world.spec().canonical())
+    world.stop()
+
+    def states() -> list[str]:
+        return [e.get("state", e["kind"]) for e in world.log() if e["job"]]
+
+    assert states() == []
+    runner = world.serve().runner
+    assert states() == ["spec", "submitted"]
+    [job] = runner.recent()
+    with mock.patch.object(Runner, "_log_end", side_effect=SystemError), pytest.raises(SystemError):
+        runner.cancel(job.identity)
+    world.stop()
+    assert states() == ["spec", "submitted"]
+    for _ in range(2):  # once is enough
+        world.serve()
+        assert states() == ["spec", "submitted", "disclosures", "cancelled"]
+        world.stop()
 
 
 @pytest.mark.parametrize(

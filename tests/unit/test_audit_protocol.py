@@ -46,10 +46,11 @@ NODE_PAIRS = {
     ("closing", "job"), ("ended", "disclosures"), ("ended", "job"),
 }  # fmt: skip
 COORDINATOR_PAIRS = {
-    ("new", "spec"), ("offered", "submitted"), ("submitted", "approves"), ("submitted", "rejects"), ("submitted", "approved"),
+    ("new", "spec"), ("offered", "spec"),
+    ("offered", "submitted"), ("submitted", "approves"), ("submitted", "rejects"), ("submitted", "approved"),
     ("submitted", "directive"), ("submitted", "disclosures"), ("approved", "directive"), ("approved", "disclosures"),
     ("running", "running"), ("running", "directive"), ("running", "report"), ("running", "disclosure"),
-    ("running", "disclosures"), ("closing", "job"),
+    ("running", "disclosures"), ("closing", "disclosures"), ("closing", "job"),
 }  # fmt: skip
 EVENTS = {event for pair in (NODE_PAIRS, COORDINATOR_PAIRS) for _, event in pair} | {"other rejects", "approval", "log key"}
 
