@@ -16,8 +16,6 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from node.limits import LIMITS
-
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
@@ -62,12 +60,16 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
     path.write_text(json.dumps({"machine": machine(), **document}, indent=2) + "\n")
 
 
+_SEND_QUEUE = 4
+"""Messages that wait for the pipe before ``send`` blocks."""
+
+
 class PipeChannel:
     """A channel over a pipe; like the real transport it sends from a short queue, in a thread of its own."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
-        self._waiting: queue.Queue[bytes | None] = queue.Queue(LIMITS.send_queue)
+        self._waiting: queue.Queue[bytes | None] = queue.Queue(_SEND_QUEUE)
         self._sender = threading.Thread(target=self._drain)
         self._sender.start()
         self.sent = 0

@@ -31,11 +31,12 @@ from bench.common import write_json
 from coordinator.relay import RelayService
 from coordinator.server import OPTIONS
 from node.limits import LIMITS
-from node.transport.channel import GrpcChannel
+from node.transport.channel import PROTOCOL_VERSION, GrpcChannel
 from node.transport.client import dial
 from node.transport.options import TIMEOUTS, server_options
 from node.transport.relay import meet
-from node.transport.servicer import PeerServicer, Switchboard, accept
+from node.transport.servicer import PeerServicer, accept
+from node.transport.switchboard import Switchboard
 from protos import peer_pb2, peer_pb2_grpc, relay_pb2_grpc, tls
 from protos.peer_pb2 import MaskedPoints, PsiStart
 
@@ -54,7 +55,7 @@ def spec() -> JobSpec:
 
 
 def _opening(name: str, attempt: int) -> peer_pb2.Open:
-    return peer_pb2.Open(protocol=1, party=name, job=spec().identity(), step="align", attempt=attempt)
+    return peer_pb2.Open(protocol=PROTOCOL_VERSION, party=name, job=spec().identity(), step="align", attempt=attempt)
 
 
 def _listen(known: dict[str, Identity], me: str, pinned: list[str], options: Any) -> tuple[grpc.Server, str]:
@@ -99,7 +100,8 @@ def _platform(folder: Path, pipe: Connection) -> None:
             channel = accept(board, "bank", opening, limits=LIMITS, timeouts=TIMEOUTS, stop=stop)
         else:
             coordinator = partner_of(known["coordinator"], address=relay)
-            channel = meet(coordinator, known["platform"], partner_of(known["bank"], address=""), spec(), opening)
+            bank = partner_of(known["bank"], address="")
+            channel = meet(coordinator, known["platform"], bank, spec(), opening, board=board)
         for _ in range(messages):
             channel.recv(MaskedPoints)
         for _ in range(trips + 1):
@@ -165,7 +167,10 @@ def _once(
     before = pipes["coordinator"].recv()
     pipes["platform"].send((way, attempt, messages, trips))
     opening = _opening("bank", attempt)
-    channel = dial(platform, bank, opening) if way == "direct" else meet(coordinator, bank, platform, spec(), opening)
+    if way == "direct":
+        channel = dial(platform, bank, opening)
+    else:
+        channel = meet(coordinator, bank, platform, spec(), opening, board=Switchboard())
     rate, trip = _measure(channel, messages, size, trips)
     pipes["coordinator"].send(attempt)
     return rate, trip, pipes["coordinator"].recv() - before

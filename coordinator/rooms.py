@@ -32,7 +32,7 @@ class RelayLimits:
         rooms: open at once.
         streams_of_one: streams of one node at once, those that have not named a room counted.
         open: the first message of a stream.
-        join: the other node's coming, longer than a node dials.
+        join: the other node's coming; nodes come again, and hear why earlier than they lose patience with a silent stream.
         stall: a side that takes nothing while there is something for it; longer than a node computes between messages.
         lifetime: of one room.
         check: how often a room asks whether its attempt still runs.
@@ -47,7 +47,7 @@ class RelayLimits:
     rooms: int = 16
     streams_of_one: int = 8
     open: float = 10.0
-    join: float = 90.0
+    join: float = 10.0
     stall: float = 900.0
     lifetime: float = 24 * 3600.0
     check: float = 15.0

@@ -34,8 +34,15 @@ class Limits:
     """Largest Paillier modulus accepted from a peer."""
     spec_bytes: int = 256 * 2**10
     """Largest job specification."""
-    send_queue: int = 4
-    """Messages waiting for the network before the protocol blocks (back-pressure)."""
+    chunk_bytes: int = 2**20
+    """Largest part of a message in one frame: what a cut loses of a message that was all but there, and what a slow link must carry
+    before it shows another sign of life."""
+    window_bytes: int = 32 * 2**20
+    """Bytes of one direction of a session that were sent but not yet taken by the peer's protocol; then ``send`` blocks
+    (back-pressure).  The sender keeps them to send again, the receiver until its protocol asks, so each side holds at most twice
+    this, one for each direction."""
+    window_frames: int = 4096
+    """The same in frames."""
 
 
 LIMITS = Limits()

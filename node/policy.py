@@ -66,6 +66,12 @@ class DiscloseSection(Strict):
     aggregates_to_coordinator: bool = False
 
 
+class LinksSection(Strict):
+    """How long a step waits for its peer: not up yet, its own step not started, or the link cut (seconds)."""
+
+    patience: Annotated[int, Field(ge=1, le=604_800)] = 600
+
+
 class RetentionSection(Strict):
     """How long what a replay needs is kept after a job's end: the data set as aligned, the messages received, the seed.
 
@@ -108,6 +114,7 @@ class Policy(Strict):
     datasets: DatasetsSection = DatasetsSection()
     limits: LimitsSection = LimitsSection()
     disclose: DiscloseSection = DiscloseSection()
+    links: LinksSection = LinksSection()
     retention: RetentionSection = RetentionSection()
     dataset: list[DatasetClause] = Field(default_factory=list)
     auto_approve: list[AutoApprove] = Field(default_factory=list)

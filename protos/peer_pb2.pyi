@@ -7,40 +7,66 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Frame(_message.Message):
-    __slots__ = ("open", "data", "abort")
+    __slots__ = ("open", "data", "abort", "ack", "fin")
     OPEN_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
+    ACK_FIELD_NUMBER: _ClassVar[int]
+    FIN_FIELD_NUMBER: _ClassVar[int]
     open: Open
     data: Data
     abort: Abort
-    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., data: _Optional[_Union[Data, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ...) -> None: ...
+    ack: Ack
+    fin: Fin
+    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., data: _Optional[_Union[Data, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., fin: _Optional[_Union[Fin, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("protocol", "party", "job", "step", "attempt", "round")
+    __slots__ = ("protocol", "party", "job", "step", "attempt", "round", "session", "received", "resumed")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     PARTY_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    RESUMED_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     party: str
     job: str
     step: str
     attempt: int
     round: int
-    def __init__(self, protocol: _Optional[int] = ..., party: _Optional[str] = ..., job: _Optional[str] = ..., step: _Optional[str] = ..., attempt: _Optional[int] = ..., round: _Optional[int] = ...) -> None: ...
+    session: bytes
+    received: int
+    resumed: bool
+    def __init__(self, protocol: _Optional[int] = ..., party: _Optional[str] = ..., job: _Optional[str] = ..., step: _Optional[str] = ..., attempt: _Optional[int] = ..., round: _Optional[int] = ..., session: _Optional[bytes] = ..., received: _Optional[int] = ..., resumed: _Optional[bool] = ...) -> None: ...
 
 class Data(_message.Message):
-    __slots__ = ("type", "seq", "payload")
+    __slots__ = ("type", "seq", "payload", "taken", "more")
     TYPE_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    TAKEN_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     type: str
     seq: int
     payload: bytes
-    def __init__(self, type: _Optional[str] = ..., seq: _Optional[int] = ..., payload: _Optional[bytes] = ...) -> None: ...
+    taken: int
+    more: bool
+    def __init__(self, type: _Optional[str] = ..., seq: _Optional[int] = ..., payload: _Optional[bytes] = ..., taken: _Optional[int] = ..., more: _Optional[bool] = ...) -> None: ...
+
+class Ack(_message.Message):
+    __slots__ = ("taken",)
+    TAKEN_FIELD_NUMBER: _ClassVar[int]
+    taken: int
+    def __init__(self, taken: _Optional[int] = ...) -> None: ...
+
+class Fin(_message.Message):
+    __slots__ = ("taken",)
+    TAKEN_FIELD_NUMBER: _ClassVar[int]
+    taken: int
+    def __init__(self, taken: _Optional[int] = ...) -> None: ...
 
 class Abort(_message.Message):
     __slots__ = ("code",)

@@ -45,7 +45,8 @@ class PeerServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Exchange(self, request_iterator, context):
-        """One stream carries one attempt of one step.  The dialling node opens it with Open; the other answers with Open.
+        """One session carries one attempt of one step.  The calling node begins each stream of it with Open; the other answers with Open.  When
+        a stream breaks, the caller opens another, both say what they have received, and each sends again from there (node/transport/session.py).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

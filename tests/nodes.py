@@ -24,10 +24,10 @@ from node.runtime.jobs import Jobs, NodeParts
 from node.runtime.serve import PeerLinks, peer_server
 from node.runtime.store import Store
 from node.transport.options import Timeouts
-from node.transport.servicer import Switchboard
+from node.transport.switchboard import Switchboard
 from protos import control_pb2
 
-QUICK = Timeouts(peer=20.0, dial=6.0, park=5.0, open=3.0, close=2.0, backoff=0.05, backoff_max=0.2)
+QUICK = Timeouts(patience=6.0, peer=20.0, open=3.0, close=2.0, backoff=0.05, backoff_max=0.2)
 
 POLICY = """
 [partners]

@@ -85,6 +85,9 @@ features_max = 1024
 aggregates_to_feature_holder = true
 aggregates_to_coordinator = true
 
+[links]
+patience = 600                    # seconds a step waits for the partner's node, not up yet or cut off, before it is given up
+
 [retention]                       # what `isthmus-audit replay` needs of a job: data set, received messages, sealed seed
 days = 90                         # kept so long after its end; or keep = "always", or keep = "none" (as when left out)
 

@@ -27,6 +27,7 @@ from node.runtime.kept import InboundWriter, inbound_name, kept_files, write_tab
 from node.runtime.seeds import Seed, open_seed
 from node.transport.channel import Wire
 from node.transport.errors import INTERNAL
+from node.transport.session import OnWait, Outage
 from protos import control_pb2
 
 if TYPE_CHECKING:
@@ -48,8 +49,11 @@ class StepLink(Wire, Protocol):
         """End the stream."""
 
 
-Connect = Callable[[StepLabels, JobSpec, threading.Event], StepLink]
-"""Opens the stream of one attempt to the peer, or waits for the peer to open it; gives up when the event is set."""
+Connect = Callable[[StepLabels, JobSpec, threading.Event, OnWait], StepLink]
+"""Opens the session of one attempt with the peer, or waits for the peer to open it; gives up when the event is set, and says while
+the step waits for the link."""
+WAITING = "waiting for the peer"
+"""The phase that a step reports meanwhile: seconds waited, of seconds that the policy allows."""
 
 
 def peak_rss_bytes() -> int:
@@ -88,6 +92,8 @@ class Execution:
         self._kept: InboundWriter | None = None
         self._salts: Stream | None = None
         self._disclosed = False
+        self._phase: tuple[str, int, int] | None = None
+        self._waiting = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._body, name=f"{labels.step}-{labels.job[:8]}", daemon=True)
         self._after: Execution | None = None
@@ -201,7 +207,7 @@ class Execution:
             )
 
     def _connect(self) -> JournalChannel:
-        link = self._parts.connect(self.labels, self._spec, self._stop)
+        link = self._parts.connect(self.labels, self._spec, self._stop, self._on_wait)
         with self._lock:
             self._link, cancelled = link, self._cancelled
         if cancelled is not None:
@@ -220,6 +226,23 @@ class Execution:
         )
         return self._journal
 
+    def _on_wait(self, outage: Outage | None) -> None:
+        """Say that the step waits for its peer: to the coordinator again and again, to the operator once; then that it goes on."""
+        if outage is not None:
+            done, total = int(outage.seconds), int(outage.patience)
+            self._progress(**self.labels.fields(), phase=WAITING, done=done, total=total)
+            if not self._waiting:
+                self._notify(
+                    f"{self._name()} waits for {self._peer}: the link is down [{outage.cause}]; it is given up after"
+                    f" {total} seconds (policy links.patience)"
+                )
+            self._waiting = True
+        elif self._waiting:
+            self._waiting = False
+            phase, done, total = self._phase or (self.labels.step, 0, 0)
+            self._progress(**self.labels.fields(), phase=phase, done=done, total=total)
+            self._notify(f"{self._name()} goes on: the link to {self._peer} is back")
+
     def _context(self, seed: Seed) -> steps.StepContext:
         parts, labels, spec = self._parts, self.labels, self._spec
         dataset = parts.config.dataset_named(spec.party(self._me).dataset)
@@ -227,6 +250,7 @@ class Execution:
         features = spec.party(self._me).features
 
         def progress(phase: str, done: int, total: int) -> None:
+            self._phase = (phase, done, total)
             self._progress(**labels.fields(), phase=phase, done=done, total=total)
 
         def commit(what: str, sha256: str, **sizes: int) -> None:

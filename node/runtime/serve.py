@@ -13,7 +13,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -44,7 +44,9 @@ from node.transport.control import ControlClient
 from node.transport.errors import from_tls
 from node.transport.options import TIMEOUTS, Timeouts, server_options
 from node.transport.relay import meet
-from node.transport.servicer import PeerServicer, Switchboard, accept
+from node.transport.servicer import PeerServicer, accept
+from node.transport.session import OnWait
+from node.transport.switchboard import Switchboard
 from protos import peer_pb2, peer_pb2_grpc, tls
 
 POLL_SECONDS = 0.3
@@ -96,20 +98,31 @@ class PeerLinks:
     told: set[str] = field(default_factory=set)
     """Jobs whose operator was told that they take the relay."""
 
-    def connect(self, labels: StepLabels, spec: JobSpec, stop: threading.Event) -> StepLink:
+    def connect(self, labels: StepLabels, spec: JobSpec, stop: threading.Event, on_wait: OnWait) -> StepLink:
         """See ``node.runtime.execution.Connect``."""
         peer = self.partners[spec.peer_of(self.identity.name).name]
         opening = peer_pb2.Open(protocol=PROTOCOL_VERSION, party=self.identity.name, **labels.fields())
         way = route(spec, me=self.identity.name, own_address=self.own_address, peer=peer, relay=self.relay)
         if way == "dial":
-            return dial(peer, self.identity, opening, limits=self.limits, timeouts=self.timeouts, stop=stop)
+            return dial(peer, self.identity, opening, limits=self.limits, timeouts=self.timeouts, stop=stop, on_wait=on_wait)
         if way == "accept":
-            return accept(self.board, peer.name, opening, limits=self.limits, timeouts=self.timeouts, stop=stop)
+            return accept(self.board, peer.name, opening, limits=self.limits, timeouts=self.timeouts, stop=stop, on_wait=on_wait)
         coordinator = self.partners[spec.coordinator]
         if labels.job not in self.told:
             self.told.add(labels.job)
             self.notify(f"job {labels.job[:12]}: frames to {peer.name} go, sealed, through the relay of {coordinator.name}")
-        return meet(coordinator, self.identity, peer, spec, opening, limits=self.limits, timeouts=self.timeouts, stop=stop)
+        return meet(
+            coordinator,
+            self.identity,
+            peer,
+            spec,
+            opening,
+            board=self.board,
+            limits=self.limits,
+            timeouts=self.timeouts,
+            stop=stop,
+            on_wait=on_wait,
+        )
 
 
 @contextlib.contextmanager
@@ -227,6 +240,7 @@ def serve(
         engine = make_engine(config.engine.kind, config.engine.workers)
         stack.callback(engine.close)
         board = Switchboard()
+        timeouts = replace(timeouts, patience=float(policy.links.patience))
         links = PeerLinks(identity, config.node.address or "", partners, board, limits, timeouts, relay=config.relay, notify=notify)
         parts = NodeParts(
             config=config,

@@ -1,53 +1,59 @@
-"""The dialling side: opens a stream to a partner's node for one attempt of one step."""
+"""The calling side: opens a session with a partner's node for one attempt of one step, and keeps a stream under it."""
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
-import time
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import grpc
 
 from audit.identity import Identity
 from audit.partner import Partner
-from node.errors import IsthmusError, PeerError, TransportError
+from node.errors import IsthmusError, PeerAborted, PeerError, TransportError
 from node.limits import LIMITS, Limits
-from node.transport.channel import PROTOCOL_VERSION, GrpcChannel, Link
+from node.transport.channel import GrpcChannel
 from node.transport.errors import from_tls
-from node.transport.options import TIMEOUTS, Timeouts, client_options
+from node.transport.opening import TOKEN_BYTES
+from node.transport.options import TIMEOUTS, Backoff, Timeouts, client_options
+from node.transport.session import OnWait, Session
 from protos import peer_pb2, peer_pb2_grpc, tls
 
 _log = logging.getLogger("isthmus.node.transport")
 
-_PASSING = ("transport.unreachable", "transport.not_tls", "transport.not_accepted")
-"""Causes that may pass while a partner starts up; a wrong certificate does not."""
+_PASSING = (
+    "relay.absent",
+    "relay.busy",
+    "relay.left",
+    "relay.stalled",
+    "relay.stopping",
+    "relay.superseded",
+    "relay.truncated",
+    "transport.closed",
+    "transport.not_accepted",
+    "transport.not_tls",
+    "transport.silent",
+    "transport.timeout",
+    "transport.unreachable",
+)
+"""Causes that may pass while a partner starts up or a link comes back; not a wrong certificate, nor what a peer says itself."""
 
 
-def check_open(mine: peer_pb2.Open, theirs: peer_pb2.Open, *, peer: str) -> None:
-    """Compare what both sides say the stream is for.
+class Carrier(Protocol):
+    """Carries one leg: gives the peer's frames in order, and ends, or raises an ``IsthmusError`` (or gRPC's), when it is cut."""
 
-    Raises:
-        PeerError: ``transport.protocol_version``, ``transport.party_mismatch`` (the name is not the certificate's),
-            ``transport.wrong_step``.
-    """
-    if theirs.protocol != PROTOCOL_VERSION:
-        raise PeerError(
-            "transport.protocol_version",
-            f"{peer} speaks protocol version {theirs.protocol}; this node speaks {PROTOCOL_VERSION}.",
-            remedy="Both nodes must speak the same protocol version: update the older one.",
-        )
-    if theirs.party != peer:
-        raise PeerError(
-            "transport.party_mismatch",
-            f"The node that holds the certificate of {peer} gave another name.",
-            remedy=f"Check the name in {peer}'s node.toml and exchange partner files again.",
-        )
-    if (theirs.job, theirs.step, theirs.round, theirs.attempt) != (mine.job, mine.step, mine.round, mine.attempt):
-        raise PeerError(
-            "transport.wrong_step",
-            f"{peer} is at another step than this node ({mine.step}, round {mine.round}, attempt {mine.attempt}).",
-            remedy="The coordinator starts the step again on both nodes.",
-        )
+    def __iter__(self) -> Iterator[peer_pb2.Frame]: ...
+
+    def cancel(self) -> object:
+        """Cut it now, from another thread; may be called when it has ended."""
+
+
+Reach = Callable[[Iterator[peer_pb2.Frame]], Carrier]
+"""Begins a new stream to the peer that sends what the iterator gives."""
+Explain = Callable[[IsthmusError], IsthmusError]
+"""Why a stream really ended, where the carrier says less than can be found out."""
 
 
 def dial(
@@ -58,13 +64,16 @@ def dial(
     limits: Limits = LIMITS,
     timeouts: Timeouts = TIMEOUTS,
     stop: threading.Event | None = None,
+    on_wait: OnWait | None = None,
 ) -> GrpcChannel:
-    """Open the stream that ``opening`` describes, dialling again with growing pauses while the partner is not up.
+    """Open the session that ``opening`` describes, dialling again with growing pauses while the partner is not up.
 
     Raises:
         TransportError: ``transport.no_route``, ``transport.wrong_certificate``, ``transport.stopping``; after
-            ``timeouts.dial`` seconds ``transport.unreachable``, ``transport.not_tls`` or ``transport.not_accepted``.
-        PeerError: the partner's answer does not fit, see :func:`check_open`.  PeerAborted: the partner refused and told a code.
+            ``timeouts.patience`` seconds ``transport.unreachable``, ``transport.not_tls``, ``transport.not_accepted`` or
+            ``transport.not_started``.
+        PeerError: the partner's answer does not fit, see :func:`node.transport.opening.check_open`.  PeerAborted: the partner
+            refused and told a code.
     """
     if not partner.address:
         raise TransportError(
@@ -72,25 +81,95 @@ def dial(
             f"{partner.name} has no address, so this node cannot dial it.",
             remedy="Give one of the two nodes an address and exchange its partner file again.",
         )
-    stop = stop or threading.Event()
-    deadline, pause = time.monotonic() + timeouts.dial, timeouts.backoff
-    while True:
+
+    def reach(frames: Iterator[peer_pb2.Frame]) -> Carrier:
+        return _Call(secure_channel(partner, identity, limits), frames)
+
+    def cause_of(error: IsthmusError) -> IsthmusError:
+        return explain(partner) if error.code == "transport.unreachable" else error
+
+    session = Session(peer=partner.name, calls=True, token=os.urandom(TOKEN_BYTES), limits=limits, timeouts=timeouts)
+    return open_session(session, opening, reach, cause_of, limits=limits, stop=stop, on_wait=on_wait)
+
+
+def open_session(
+    session: Session,
+    opening: peer_pb2.Open,
+    reach: Reach,
+    cause_of: Explain = lambda error: error,
+    *,
+    limits: Limits = LIMITS,
+    stop: threading.Event | None = None,
+    on_wait: OnWait | None = None,
+) -> GrpcChannel:
+    """A channel over a session whose streams this side begins by ``reach``.  Raises as :func:`dial`."""
+    session.claim(opening, on_wait=on_wait, stop=stop)
+    threading.Thread(target=keep, args=(session, reach, cause_of), name=f"link-{session.peer}", daemon=True).start()
+    try:
+        session.wait_established()
+    except IsthmusError as error:
+        session.stop(error, tell=error.code)
+        session.wait_said(session.timeouts.close)
+        raise
+    return GrpcChannel(session, limits=limits)
+
+
+def keep(session: Session, reach: Reach, cause_of: Explain) -> None:
+    """Keep a stream under a session until it needs none: body of a thread."""
+    backoff = Backoff(session.timeouts)
+    while not session.settled or session.owes_word():
+        leg = session.begin()
         try:
-            return _dial_once(partner, identity, opening, limits, timeouts)
-        except TransportError as error:
-            if error.code != "transport.unreachable":
-                raise
-            cause = explain(partner)
-            if cause.code not in _PASSING or time.monotonic() + pause > deadline:
-                raise cause from None
-            _log.info("%s is not up at %s yet; dialling again", partner.name, partner.address)
-        if stop.wait(pause):
-            raise TransportError("transport.stopping", "This node is stopping.", remedy="Start it again; the step is tried again.")
-        pause = min(2 * pause, timeouts.backoff_max)
+            carrier = reach(leg.frames())
+        except IsthmusError as error:
+            leg.end(error)
+        else:
+            reader = threading.Thread(target=leg.pump, args=(carrier,), name=f"read-{session.peer}", daemon=True)
+            reader.start()
+            leg.watch()
+            carrier.cancel()
+            reader.join(session.timeouts.close)
+        if session.settled and not session.owes_word():
+            return
+        cause = leg.cause or TransportError("transport.closed", f"The link to {session.peer} was cut.")
+        if leg.joined:
+            backoff.reset()
+        else:
+            cause = cause_of(cause)
+        if isinstance(cause, PeerAborted | PeerError) or cause.code not in _PASSING:
+            session.fail(cause)
+            return
+        session.note(cause)
+        if session.check_patience() and not session.owes_word():
+            return
+        pause = backoff.pause()
+        _log.info("the link to %s is down (%s); dialling again in %.1f s", session.peer, cause.code, pause)
+        session.rest(pause)
 
 
-def secure_channel(partner: Partner, identity: Identity, limits: Limits = LIMITS) -> grpc.Channel:
-    """A channel to ``partner`` that trusts its pinned certificate alone.  Raises ``TransportError`` ``transport.bad_address``."""
+class _Call:
+    """One gRPC call on a connection of its own."""
+
+    def __init__(self, channel: grpc.Channel, frames: Iterator[peer_pb2.Frame]) -> None:
+        self._channel = channel
+        self._call = peer_pb2_grpc.PeerStub(channel).Exchange(frames)
+
+    def __iter__(self) -> Iterator[peer_pb2.Frame]:
+        return iter(self._call)
+
+    def cancel(self) -> None:
+        self._call.cancel()
+        self._channel.close()
+
+
+def secure_channel(
+    partner: Partner, identity: Identity, limits: Limits = LIMITS, *, pinging: Timeouts | None = None
+) -> grpc.Channel:
+    """A channel to ``partner`` that trusts its pinned certificate alone; ``pinging`` as in ``client_options``.
+
+    Raises:
+        TransportError: ``transport.bad_address``.
+    """
     try:
         return tls.channel(
             partner.address,
@@ -98,36 +177,10 @@ def secure_channel(partner: Partner, identity: Identity, limits: Limits = LIMITS
             server_certificate_pem=partner.certificate_pem,
             key_pem=identity.tls_key_pem,
             certificate_pem=identity.tls_certificate_pem,
-            options=client_options(limits),
+            options=client_options(limits, pinging=pinging),
         )
     except tls.TlsError as error:
         raise from_tls(error) from None
-
-
-def _dial_once(partner: Partner, identity: Identity, opening: peer_pb2.Open, limits: Limits, timeouts: Timeouts) -> GrpcChannel:
-    channel = secure_channel(partner, identity, limits)
-    link = Link(peer=partner.name, limits=limits, timeouts=timeouts)
-    call = peer_pb2_grpc.PeerStub(channel).Exchange(link.frames())
-    if not call.add_callback(link.over):
-        link.over()
-    threading.Thread(target=link.pump, args=(call,), name=f"read-{partner.name}", daemon=True).start()
-
-    def hang_up() -> None:
-        link.wait_over(timeouts.close)
-        call.cancel()
-        channel.close()
-
-    stream = GrpcChannel(link, limits=limits, on_close=hang_up)
-    try:
-        link.put(peer_pb2.Frame(open=opening))
-        answer = link.get(timeouts.park + timeouts.open)
-        if answer.WhichOneof("body") != "open":
-            raise PeerError("protocol.unexpected_message", f"{partner.name} did not open the stream.", remedy="Check its version.")
-        check_open(opening, answer.open, peer=partner.name)
-    except IsthmusError as error:
-        stream.abort(error.code)
-        raise
-    return stream
 
 
 def explain(partner: Partner) -> TransportError:

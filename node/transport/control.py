@@ -1,4 +1,7 @@
-"""The stream to the coordinator: opened by this node, kept, and opened again after a cut.
+"""The stream to the coordinator: opened by this node, kept, and opened again after a cut, with growing pauses and jitter.
+
+A connection whose packets vanish is noticed by gRPC's pings (``Timeouts.keepalive``), on the coordinator's side by its own: the
+stream is one hop, its messages are small, and so a ping never waits behind bulk data as it may between nodes.
 
 What must not be lost is not queued here: it stands in the node's database, and ``on_attach`` reports it again after every
 reconnect.  So a report made while the stream is down may be dropped, and the coordinator may hear the same report twice.
@@ -16,10 +19,10 @@ import grpc
 
 from audit.identity import Identity
 from audit.partner import Partner
-from node.errors import IsthmusError, PeerError
+from node.errors import IsthmusError, PeerError, TransportError
 from node.transport.client import explain, secure_channel
 from node.transport.errors import from_rpc
-from node.transport.options import TIMEOUTS, Timeouts
+from node.transport.options import TIMEOUTS, Backoff, Timeouts
 from protos import control_pb2, control_pb2_grpc
 
 _log = logging.getLogger("isthmus.node.control")
@@ -94,6 +97,7 @@ class ControlClient:
         self._progress: dict[tuple[str, str, int, int, str], float] = {}
         self._lock = threading.Lock()
         self._last_line = ""
+        self._attached_now = False
         self.fatal: IsthmusError | None = None
         """Why it gave up for good before it was ever attached: a wrong certificate, another version, an unknown party."""
         self.attached = threading.Event()
@@ -135,24 +139,23 @@ class ControlClient:
         self.report(control_pb2.Report(progress=body))
 
     def _run(self) -> None:
-        pause = self._timeouts.backoff
+        backoff = Backoff(self._timeouts)
         while not self._stop.is_set():
             try:
                 self._attach_once()
-                pause = self._timeouts.backoff
+                backoff.reset()
                 self._say(f"the coordinator {self._coordinator.name} closed the stream; attaching again")
             except IsthmusError as error:
                 if error.code in _PERMANENT and not self.attached.is_set():
                     self.fatal = error
                     break
-                if self.attached.is_set():
-                    pause = self._timeouts.backoff
+                if self._attached_now:
+                    backoff.reset()
                 self._say(f"not attached to the coordinator: {error}")
             except Exception as error:  # noqa: BLE001 - without this thread the node would hear nothing more
                 _log.exception("a directive ended with a fault of isthmus")
                 self._say(f"internal error: {type(error).__name__}; attaching to the coordinator again")
-            self._stop.wait(pause)
-            pause = min(2 * pause, self._timeouts.backoff_max)
+            self._stop.wait(backoff.pause())
         self.ended.set()
 
     def _say(self, line: str) -> None:
@@ -162,7 +165,8 @@ class ControlClient:
 
     def _attach_once(self) -> None:
         coordinator, attachment = self._coordinator, _Attachment()
-        channel = secure_channel(coordinator, self._identity)
+        self._attached_now = False
+        channel = secure_channel(coordinator, self._identity, pinging=self._timeouts)
         hello = control_pb2.Hello(protocol=CONTROL_VERSION, party=self._identity.name, software=self._software)
         attachment.put(control_pb2.Report(hello=hello))
         try:
@@ -172,7 +176,11 @@ class ControlClient:
             self._converse(call, attachment)
         except grpc.RpcError as error:
             cause = from_rpc(error, peer=f"the coordinator {coordinator.name}")
-            raise (explain(coordinator) if cause.code == "transport.unreachable" else cause) from None
+            if self._attached_now and cause.code in ("transport.unreachable", "transport.closed"):
+                cause = TransportError("transport.closed", f"The stream to the coordinator {coordinator.name} was cut.")
+            elif cause.code == "transport.unreachable":
+                cause = explain(coordinator)
+            raise cause from None
         finally:
             with self._lock:
                 self._current = self._call = None
@@ -186,6 +194,7 @@ class ControlClient:
         self._check_welcome(first)
         with self._lock:
             self._current = attachment
+        self._attached_now = True
         self.attached.set()
         self._say(f"attached to the coordinator {self._coordinator.name} at {self._coordinator.address}")
         self._on_attach()

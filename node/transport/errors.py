@@ -26,6 +26,7 @@ _STATUS: dict[str, grpc.StatusCode] = {
     "transport.too_many_streams": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "transport.timeout": grpc.StatusCode.DEADLINE_EXCEEDED,
     "transport.not_started": grpc.StatusCode.DEADLINE_EXCEEDED,
+    "transport.session_lost": grpc.StatusCode.NOT_FOUND,
     "transport.stopping": grpc.StatusCode.UNAVAILABLE,
     "job.unknown": grpc.StatusCode.NOT_FOUND,
     "job.not_approved": grpc.StatusCode.PERMISSION_DENIED,
@@ -41,6 +42,7 @@ _STATUS_BY_CLASS: list[tuple[type[IsthmusError], grpc.StatusCode]] = [
 # What an operator here can do about a code that the other side told; otherwise the other side's own log has the reason.
 _REMEDIES = {
     "transport.protocol_version": "Both nodes must speak the same protocol version: update the older one.",
+    "transport.session_lost": "The other node has started again; the coordinator starts the step again on both.",
     "transport.wrong_certificate": "Give the other side this node's partner file (`isthmus-node partner export`).",
     "control.protocol_version": "Node and coordinator must speak the same protocol version: update the older one.",
     "control.party_mismatch": "The coordinator knows this node's certificate under another name: exchange partner files again.",
@@ -116,4 +118,29 @@ def closed(peer: str) -> TransportError:
         "transport.closed",
         f"The link to {peer} was cut before the step ended.",
         remedy="The step is tried again when the link is back.",
+    )
+
+
+def silent_peer(peer: str, seconds: float, what: str) -> TransportError:
+    """The link is up, and the peer did not do ``what`` was due."""
+    return TransportError(
+        "transport.timeout", f"{peer} {what} for {seconds:g} seconds.", remedy="Check that it is running and try again."
+    )
+
+
+def impatient(peer: str, seconds: float, cause: IsthmusError | None, *, calls: bool) -> TransportError:
+    """The patience is at an end; the code is that of the last cause."""
+    if cause is not None:
+        text = f"{cause.message} The link was not there for {seconds:g} seconds (policy links.patience)."
+        return TransportError(cause.code, text, remedy=cause.remedy)
+    if calls:
+        return TransportError(
+            "transport.not_started",
+            f"{peer} is there, but its own step did not start within {seconds:g} seconds (policy links.patience).",
+            remedy=f"Ask what {peer} is doing; the coordinator starts the step again on both nodes.",
+        )
+    return TransportError(
+        "transport.no_stream",
+        f"{peer} did not open its stream for the step within {seconds:g} seconds (policy links.patience).",
+        remedy=f"Check that {peer} is serving and can reach this node's address through the firewall.",
     )

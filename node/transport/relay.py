@@ -1,19 +1,20 @@
 """The way to a peer that this node cannot reach and that cannot reach it: sealed records through the coordinator's relay.
 
-    Link.frames() -> seal -> Relay.Exchange at the coordinator -> ... the peer's node, likewise
-    Link.pump()   <- open <-
+    Leg.frames() -> seal -> Relay.Exchange at the coordinator -> ... the peer's node, likewise
+    Leg.pump()   <- open <-
 
-:class:`Carrier` sits below the link: it takes frames and gives records, takes records and gives frames, and knows nothing of gRPC.
-Both nodes dial the coordinator and both begin with an ``Open``, which each compares with its own as on a direct stream.  What the
-coordinator says of a stream's end is believed only as a reason why the link was cut; what the peer says arrives sealed.
+:class:`Carrier` sits below a session's leg: it takes frames and gives records, takes records and gives frames, and knows nothing of
+gRPC.  Both nodes dial the coordinator, each stream is sealed with keys of its own, and the session goes on over the next one as on
+direct streams.  What the coordinator says of a stream's end is believed only as a reason why the link was cut; what the peer says
+arrives sealed.
 """
 
 from __future__ import annotations
 
-import logging
+import os
 import threading
-import time
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -23,17 +24,15 @@ from audit.partner import Partner
 from audit.spec import JobSpec
 from node.errors import IsthmusError, PeerError, TransportError
 from node.limits import LIMITS, Limits
-from node.transport.channel import GrpcChannel, Link
-from node.transport.client import check_open, explain, secure_channel
-from node.transport.options import ENVELOPE_BYTES, TIMEOUTS, Timeouts
+from node.transport.channel import GrpcChannel
+from node.transport.client import explain, open_session, secure_channel
+from node.transport.opening import TOKEN_BYTES, check_open
+from node.transport.options import ENVELOPE_BYTES, TIMEOUTS, Timeouts, chunk_bytes
 from node.transport.sealing import SEALING_VERSION, Handshake, Kind, Meeting, Opener, Sealer, Side
+from node.transport.session import OnWait, Session
+from node.transport.switchboard import Switchboard
 from protos import peer_pb2, relay_pb2, relay_pb2_grpc
 
-_log = logging.getLogger("isthmus.node.transport")
-
-_POLL_SECONDS = 0.2
-_PASSING = ("transport.unreachable", "relay.busy", "relay.superseded")
-"""Causes after which this node dials the relay again, until ``Timeouts.dial`` has passed."""
 _ENDS = {
     "relay.absent": "did not come to the relay",
     "relay.busy": "could not be met: the relay is full",
@@ -81,6 +80,8 @@ class Carrier:
         self._sealer: Sealer | None = None
         self._opener: Opener | None = None
         self._keyed, self._settled = threading.Event(), threading.Event()
+        self.said_end = threading.Event()
+        """The end of this node's frames was handed over."""
 
     def records(self) -> Iterator[bytes]:
         """What goes to the relay.  No frame leaves before the peer has proven who it is."""
@@ -94,6 +95,7 @@ class Carrier:
             return
         for frame in self._outgoing:
             yield from self._sealer.frame(frame.SerializeToString())
+        self.said_end.set()
         yield self._sealer.seal(Kind.END)
 
     def shake(self, records: Iterator[bytes]) -> Opener:
@@ -187,106 +189,108 @@ def meet(
     spec: JobSpec,
     opening: peer_pb2.Open,
     *,
+    board: Switchboard,
     limits: Limits = LIMITS,
     timeouts: Timeouts = TIMEOUTS,
     stop: threading.Event | None = None,
+    on_wait: OnWait | None = None,
 ) -> GrpcChannel:
-    """Open the stream that ``opening`` describes through the relay; the peer does the same.
+    """Open the session that ``opening`` describes through the relay; the peer does the same.
+
+    Both nodes begin a new stream when one breaks.  As between two nodes that can both be reached, the feature holder calls
+    and the label holder answers.
 
     Raises:
-        TransportError: ``relay.absent`` and the relay's other codes, ``transport.unreachable``, ``transport.timeout``,
-            ``transport.stopping``.
+        TransportError: after ``timeouts.patience`` seconds ``relay.absent`` and the relay's other codes or
+            ``transport.unreachable``; ``transport.stopping``.
         VerificationError: whoever answered is not the pinned peer, see :class:`Carrier`.
-        PeerError: the peer's answer does not fit, see :func:`node.transport.client.check_open`.
+        PeerError: the peer's answer does not fit, see :func:`node.transport.opening.check_open`.
         PeerAborted: the peer refused and told a code.
     """
-    stop = stop or threading.Event()
-    deadline, pause = time.monotonic() + timeouts.dial, timeouts.backoff
-    while True:
-        try:
-            return _meet_once(coordinator, identity, peer, spec, opening, limits, timeouts, stop)
-        except TransportError as error:
-            if error.code not in _PASSING:
-                raise
-            if time.monotonic() + pause > deadline:
-                raise (explain(coordinator) if error.code == "transport.unreachable" else error) from None
-            _log.info("%s cannot be met through the relay yet (%s); trying again", peer.name, error.code)
-        if stop.wait(pause):
-            raise _stopping()
-        pause = min(2 * pause, timeouts.backoff_max)
+
+    calls = spec.feature_holder.name == identity.name
+    if calls:
+        session = Session(peer=peer.name, calls=True, token=os.urandom(TOKEN_BYTES), limits=limits, timeouts=timeouts)
+    else:
+        stopping = stop or threading.Event()
+        session = board.claim(peer.name, opening, limits=limits, timeouts=timeouts, stop=stopping, on_wait=on_wait)
+
+    def reach(frames: Iterator[peer_pb2.Frame]) -> _Stream:
+        if session.settled:  # a last word is not worth waiting at the relay for: the coordinator tells the peer of the end
+            raise TransportError("relay.ended", f"The session with {peer.name} has ended.")
+        where = (coordinator, identity, peer, spec, opening, frames, limits, timeouts)
+        return _Stream(*where) if calls else _Admitting(*where, board=board)
+
+    def cause_of(error: IsthmusError) -> IsthmusError:
+        return explain(coordinator) if error.code == "transport.unreachable" else error
+
+    return open_session(session, opening, reach, cause_of, limits=limits, stop=stop, on_wait=on_wait)
 
 
-def _stopping() -> TransportError:
-    return TransportError("transport.stopping", "This node is stopping.", remedy="Start it again; the step is tried again.")
+class _Stream:
+    """One call of the relay, on a connection of its own (``node.transport.client.Carrier``)."""
+
+    def __init__(
+        self,
+        coordinator: Partner,
+        identity: Identity,
+        peer: Partner,
+        spec: JobSpec,
+        opening: peer_pb2.Open,
+        frames: Iterator[peer_pb2.Frame],
+        limits: Limits,
+        timeouts: Timeouts,
+    ) -> None:
+        self._coordinator, self.peer, self._close, self._over = coordinator, peer.name, timeouts.close, threading.Event()
+        handshake = Handshake(
+            meeting_of(spec, opening, identity=identity, peer=peer),
+            me=identity.name,
+            key=identity.log_key,
+            frame_bytes=chunk_bytes(limits) + ENVELOPE_BYTES,
+        )
+        room = relay_pb2.Room(
+            protocol=SEALING_VERSION,
+            job=opening.job,
+            step=opening.step,
+            round=opening.round,
+            attempt=opening.attempt,
+            peer=peer.name,
+        )
+        self._carrier = Carrier(handshake, frames, peer=peer.name)
+        self._channel = secure_channel(coordinator, identity, limits)
+        self._call = relay_pb2_grpc.RelayStub(self._channel).Exchange(_requests(room, self._carrier))
+        if not self._call.add_callback(self._over.set):
+            self._over.set()
+
+    def __iter__(self) -> Iterator[peer_pb2.Frame]:
+        yield from self._carrier.frames(_responses(self._call, self._coordinator, self.peer))
+        self._carrier.said_end.wait(self._close)  # the peer's last word may be owed one of ours
+
+    def cancel(self) -> None:
+        """Cut it; what was sent up to this node's end may still go out for a little."""
+        if self._carrier.said_end.is_set():
+            self._over.wait(self._close)
+        self._call.cancel()
+        self._channel.close()
 
 
-def _meet_once(
-    coordinator: Partner,
-    identity: Identity,
-    peer: Partner,
-    spec: JobSpec,
-    opening: peer_pb2.Open,
-    limits: Limits,
-    timeouts: Timeouts,
-    stop: threading.Event,
-) -> GrpcChannel:
-    channel = secure_channel(coordinator, identity, limits)
-    link = Link(peer=peer.name, limits=limits, timeouts=timeouts)
-    handshake = Handshake(
-        meeting_of(spec, opening, identity=identity, peer=peer),
-        me=identity.name,
-        key=identity.log_key,
-        frame_bytes=limits.message_bytes + ENVELOPE_BYTES,
-    )
-    carrier = Carrier(handshake, link.frames(), peer=peer.name)
-    room = relay_pb2.Room(
-        protocol=SEALING_VERSION,
-        job=opening.job,
-        step=opening.step,
-        round=opening.round,
-        attempt=opening.attempt,
-        peer=peer.name,
-    )
-    call = relay_pb2_grpc.RelayStub(channel).Exchange(_requests(room, carrier))
-    if not call.add_callback(link.over):
-        link.over()
+class _Admitting(_Stream):
+    """The answering side's: the switchboard holds the first frame against what it knows of the session, as on a direct stream."""
 
-    def read() -> None:
-        try:
-            link.pump(carrier.frames(_responses(call, coordinator, peer.name)))
-        except IsthmusError as error:
-            link.stop(error, tell=error.code)
+    def __init__(self, *args: Any, board: Switchboard) -> None:
+        super().__init__(*args)
+        self._board = board
+        self._limits, self._timeouts = args[-2:]
 
-    threading.Thread(target=read, name=f"read-{peer.name}", daemon=True).start()
-
-    def hang_up() -> None:
-        link.wait_over(timeouts.close)
-        call.cancel()
-        channel.close()
-
-    stream = GrpcChannel(link, limits=limits, on_close=hang_up)
-    try:
-        link.put(peer_pb2.Frame(open=opening))
-        answer = _first(link, timeouts, stop)
-        if answer.WhichOneof("body") != "open":
-            raise PeerError("protocol.unexpected_message", f"{peer.name} did not open the stream.", remedy="Check its version.")
-        check_open(opening, answer.open, peer=peer.name)
-    except IsthmusError as error:
-        stream.abort(error.code)
-        raise
-    return stream
-
-
-def _first(link: Link, timeouts: Timeouts, stop: threading.Event) -> peer_pb2.Frame:
-    """The peer's first frame; it may come to the relay later than this node."""
-    deadline = time.monotonic() + timeouts.park + timeouts.open
-    while not stop.is_set():
-        try:
-            return link.get(_POLL_SECONDS)
-        except TransportError as error:
-            if error.code != "transport.timeout" or time.monotonic() > deadline:
-                raise
-    raise _stopping()
+    def __iter__(self) -> Iterator[peer_pb2.Frame]:
+        frames = super().__iter__()
+        for first in frames:
+            if first.WhichOneof("body") == "open":
+                check_open(first.open, first.open, peer=self.peer)
+                self._board.admit(self.peer, first.open, limits=self._limits, timeouts=self._timeouts)
+            yield first
+            break
+        yield from frames
 
 
 def _requests(room: relay_pb2.Room, carrier: Carrier) -> Iterator[relay_pb2.Sealed]:

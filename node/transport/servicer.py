@@ -1,80 +1,25 @@
-"""The accepting side: parks each incoming stream until this node's own step claims it; translation only."""
+"""The answering side: recognises the session a stream belongs to, or parks it until this node's own step starts."""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 
 import grpc
 
-from node.errors import IsthmusError, TransportError, UsageError
+from node.errors import IsthmusError, UsageError
 from node.limits import LIMITS, Limits
-from node.transport.channel import GrpcChannel, Link
-from node.transport.client import check_open
+from node.transport.channel import GrpcChannel
 from node.transport.errors import INTERNAL, from_tls, status_of
+from node.transport.opening import check_open
 from node.transport.options import TIMEOUTS, Timeouts
+from node.transport.session import OnWait
+from node.transport.switchboard import Switchboard
 from protos import peer_pb2, peer_pb2_grpc, tls
 
 _log = logging.getLogger("isthmus.node.transport")
-
-Key = tuple[str, str, str, int, int]  # peer, job, step, round, attempt
-STREAMS_PER_PEER = 8
-
-
-class Switchboard:
-    """Where incoming streams and the steps that want them meet."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._parked: dict[Key, Link] = {}
-
-    def park(self, key: Key, link: Link, seconds: float) -> None:
-        """Hold a stream until its step claims it.
-
-        Raises:
-            TransportError: ``transport.too_many_streams``; ``transport.superseded`` when the peer dialled again for the same
-                attempt; ``transport.not_started`` after ``seconds``.
-        """
-        with self._changed:
-            if sum(1 for other in self._parked if other[0] == key[0]) >= STREAMS_PER_PEER:
-                raise TransportError(
-                    "transport.too_many_streams", f"{key[0]} holds {STREAMS_PER_PEER} streams that no step has claimed."
-                )
-            self._parked[key] = link
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._parked.get(key) is not link, seconds)
-            if self._parked.get(key) is link:
-                del self._parked[key]
-                raise TransportError(
-                    "transport.not_started", f"The step that {key[0]} opened a stream for did not start here in time."
-                )
-            if not link.claimed:
-                raise TransportError("transport.superseded", f"{key[0]} opened the same stream again.")
-
-    def claim(self, key: Key, timeouts: Timeouts, stop: threading.Event) -> Link:
-        """Wait for the stream of one attempt of one step.  Raises ``transport.no_stream`` after ``timeouts.dial``,
-        ``transport.stopping``.
-        """
-        deadline = time.monotonic() + timeouts.dial + timeouts.open
-        with self._changed:
-            while key not in self._parked:  # a stream that ended while parked is taken too: it says why the attempt is over
-                if stop.is_set():
-                    raise TransportError(
-                        "transport.stopping", "This node is stopping.", remedy="Start it again; the step is tried again."
-                    )
-                if time.monotonic() > deadline:
-                    raise TransportError(
-                        "transport.no_stream",
-                        f"{key[0]} did not open its stream for the step.",
-                        remedy=f"Check that {key[0]} is serving and can reach this node's address through the firewall.",
-                    )
-                self._changed.wait(0.2)
-            link = self._parked.pop(key)
-            link.claimed = True
-            self._changed.notify_all()
-            return link
 
 
 class PeerServicer(peer_pb2_grpc.PeerServicer):
@@ -104,34 +49,74 @@ class PeerServicer(peer_pb2_grpc.PeerServicer):
             raise from_tls(error) from None
 
     def Exchange(self, frames: Iterator[peer_pb2.Frame], context: grpc.ServicerContext) -> Iterator[peer_pb2.Frame]:
-        """One stream, one attempt of one step.  A refusal ends it with a status whose details are the code alone."""
+        """One stream of one session.  A refusal ends it with a status whose details are the code alone."""
         try:
-            peer = self._authenticate(context)
-            link = Link(peer=peer, limits=self._limits, timeouts=self._timeouts)
-            if not context.add_callback(link.over):
-                link.over()
-            threading.Thread(target=link.pump, args=(frames,), name=f"read-{peer}", daemon=True).start()
-            first = link.get(self._timeouts.open)
-            if first.WhichOneof("body") != "open":
-                raise UsageError("protocol.unexpected_message", f"{peer} did not say what its stream is for.")
-            opening = first.open
-            check_open(opening, opening, peer=peer)  # version and name; the step is compared by the switchboard's key
-            self._permit(peer, opening.job)
-            self._board.park((peer, opening.job, opening.step, opening.round, opening.attempt), link, self._timeouts.park)
+            yield from self.answer(self._authenticate(context), frames, context.cancel)
         except IsthmusError as error:
+            _log.info("a stream was refused: %s", error)
             context.abort(status_of(error), error.code)
         except Exception:  # noqa: BLE001 - gRPC would tell the peer the exception's text
             _log.exception("a stream ended with a fault of isthmus")
             context.abort(grpc.StatusCode.INTERNAL, INTERNAL)
-        yield from link.frames()
+
+    def answer(self, peer: str, frames: Iterator[peer_pb2.Frame], cancel: Callable[[], object]) -> Iterator[peer_pb2.Frame]:
+        """What goes back on a stream of ``peer``, whatever carries it; ``cancel`` cuts the stream.
+
+        Raises:
+            IsthmusError: the stream is refused, and why.
+        """
+        first = self._first(peer, frames, cancel)
+        check_open(first.open, first.open, peer=peer)  # version, name and form; the step is compared by the switchboard's key
+        self._permit(peer, first.open.job)
+        session = self._board.admit(peer, first.open, limits=self._limits, timeouts=self._timeouts)
+        leg = session.begin()
+        threading.Thread(target=leg.pump, args=(itertools.chain([first], frames),), name=f"read-{peer}", daemon=True).start()
+
+        given = threading.Event()
+
+        def watch() -> None:
+            leg.watch()
+            if not leg.said_last or not given.wait(self._timeouts.close):  # the last word must not be cut off by its own end
+                cancel()
+
+        threading.Thread(target=watch, name=f"watch-{peer}", daemon=True).start()
+        yield from leg.frames()
+        given.set()
+
+    def _first(self, peer: str, frames: Iterator[peer_pb2.Frame], cancel: Callable[[], object]) -> peer_pb2.Frame:
+        timer = threading.Timer(self._timeouts.open, cancel)
+        timer.start()
+        try:
+            first = next(frames, None)
+        except grpc.RpcError:
+            first = None
+        finally:
+            timer.cancel()
+        if first is None or first.WhichOneof("body") != "open":
+            raise UsageError("protocol.unexpected_message", f"{peer} did not say what its stream is for.")
+        return first
 
 
 def accept(
-    board: Switchboard, peer: str, opening: peer_pb2.Open, *, limits: Limits, timeouts: Timeouts, stop: threading.Event
+    board: Switchboard,
+    peer: str,
+    opening: peer_pb2.Open,
+    *,
+    limits: Limits,
+    timeouts: Timeouts,
+    stop: threading.Event,
+    on_wait: OnWait | None = None,
 ) -> GrpcChannel:
-    """The accepting side's counterpart of :func:`node.transport.client.dial`: wait for the peer's stream and answer its
-    ``Open``.
+    """The answering side's counterpart of :func:`node.transport.client.dial`: wait for the peer's stream and answer its ``Open``.
+
+    Raises:
+        TransportError: ``transport.no_stream`` after ``timeouts.patience`` seconds, ``transport.stopping``.
+        PeerAborted: the peer gave the step up before.
     """
-    link = board.claim((peer, opening.job, opening.step, opening.round, opening.attempt), timeouts, stop)
-    link.put(peer_pb2.Frame(open=opening))
-    return GrpcChannel(link, limits=limits)
+    session = board.claim(peer, opening, limits=limits, timeouts=timeouts, stop=stop, on_wait=on_wait)
+    try:
+        session.wait_established()
+    except IsthmusError as error:
+        session.stop(error, tell=error.code)
+        raise
+    return GrpcChannel(session, limits=limits)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent import futures
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,13 @@ from audit.partner import Partner, export_partner, partner_of
 from node.errors import IsthmusError
 from node.runtime.serve import serve
 from node.transport.control import ControlClient
+from node.transport.options import Backoff, Timeouts
 from protos import control_pb2, control_pb2_grpc, tls
+from tests.cutter import Cutter
 from tests.nodes import QUICK, free_port, identities, write_node
+
+PERMISSIVE = [("grpc.http2.min_recv_ping_interval_without_data_ms", 200)]
+"""So that a test may ping more often than a real node."""
 
 
 class Scripted(control_pb2_grpc.ControlServicer):
@@ -56,7 +62,7 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Identity]:
 class Coordinator:
     def __init__(self, known: dict[str, Identity], *, protocol: int = 1, port: int = 0) -> None:
         self.script = Scripted(protocol=protocol)
-        self.server = grpc.server(futures.ThreadPoolExecutor(4), options=tls.SERVER_OPTIONS)
+        self.server = grpc.server(futures.ThreadPoolExecutor(4), options=[*tls.SERVER_OPTIONS, *PERMISSIVE])
         control_pb2_grpc.add_ControlServicer_to_server(self.script, self.server)
         own = known["coordinator"]
         pinned = [known["bank"].tls_certificate_pem]
@@ -126,6 +132,50 @@ def test_it_attaches_again_after_a_cut_and_says_again_what_may_be_missed(known: 
     link.stop()
     second.stop()
     assert sum("attached to the coordinator" in line and "not " not in line for line in lines) == 2
+
+
+def test_a_half_open_stream_is_noticed_and_opened_again(coordinator: Coordinator, known: dict[str, Identity]) -> None:
+    """Packets vanish without a word: the pings go unanswered, and what was missed is said again on the new stream."""
+    cutter = Cutter(coordinator.port)
+    attached = threading.Semaphore(0)
+    link = ControlClient(
+        coordinator=replace(coordinator.partner, address=cutter.address),
+        identity=known["bank"],
+        software="1.0",
+        handle=lambda directive: None,
+        on_attach=attached.release,
+        notify=lambda line: None,
+        timeouts=replace(QUICK, keepalive=1.0, keepalive_answer=0.5),
+    )
+    link.start()
+    assert attached.acquire(timeout=5)
+    time.sleep(3)
+    assert cutter.connections == 1  # pings alone keep it
+    cutter.stall()
+    stalled = time.monotonic()
+    assert attached.acquire(timeout=10)
+    assert time.monotonic() - stalled < 8
+    assert cutter.connections == 2
+    link.stop()
+    cutter.close()
+
+
+def test_many_nodes_do_not_come_back_at_once() -> None:
+    """Full jitter: pauses spread over the whole of their growing range."""
+    times = Timeouts(backoff=0.2, backoff_max=5.0)
+    first = [Backoff(times).pause() for _ in range(400)]
+    assert max(first) <= 0.2
+    assert 0.08 < sum(first) / len(first) < 0.12
+    late = []
+    for _ in range(400):
+        backoff = Backoff(times)
+        for _ in range(8):
+            last = backoff.pause()
+        late.append(last)
+        backoff.reset()
+        assert backoff.pause() <= 0.2
+    assert max(late) <= 5.0
+    assert 2.0 < sum(late) / len(late) < 3.0
 
 
 @pytest.mark.parametrize(

@@ -16,20 +16,23 @@ from audit.identity import Identity, create_identity
 from audit.partner import Partner, partner_of
 from node.errors import IsthmusError, PeerAborted, PeerError, PolicyError, TransportError
 from node.limits import Limits
-from node.transport.channel import INBOUND_BYTES, GrpcChannel
+from node.transport.channel import PROTOCOL_VERSION, GrpcChannel
 from node.transport.client import dial
 from node.transport.options import Timeouts, server_options
-from node.transport.servicer import PeerServicer, Switchboard, accept
+from node.transport.servicer import PeerServicer, accept
+from node.transport.switchboard import Switchboard
 from protos import peer_pb2, peer_pb2_grpc, tls
 from protos.peer_pb2 import DoublyMasked, Frame, MaskedPoints, PsiStart
 
 JOB = "a" * 64
 LIMITS = Limits(message_bytes=64 * 2**10)
-QUICK = Timeouts(peer=5.0, dial=1.5, park=1.0, open=1.0, close=1.0, backoff=0.05, backoff_max=0.2)
+QUICK = Timeouts(patience=1.5, peer=5.0, open=1.0, close=1.0, backoff=0.05, backoff_max=0.2)
 
 
 def opening(name: str, **changes: Any) -> peer_pb2.Open:
-    return peer_pb2.Open(**({"protocol": 1, "party": name, "job": JOB, "step": "align", "attempt": 0, "round": 0} | changes))
+    return peer_pb2.Open(
+        **({"protocol": PROTOCOL_VERSION, "party": name, "job": JOB, "step": "align", "attempt": 0, "round": 0} | changes)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -89,24 +92,52 @@ def connect(acceptor: Acceptor, identity: Identity, **changes: Any) -> GrpcChann
     return dial(acceptor.partner, identity, opening(identity.name, **changes), limits=LIMITS, timeouts=QUICK)
 
 
-def raw(acceptor: Acceptor, identity: Identity, frames: list[Frame]) -> Any:
-    """A peer that sends whatever frames it likes; returns the call."""
-    channel = tls.channel(
-        acceptor.partner.address,
-        server_name="bank",
-        server_certificate_pem=acceptor.partner.certificate_pem,
-        key_pem=identity.tls_key_pem,
-        certificate_pem=identity.tls_certificate_pem,
-    )
-    hold = threading.Event()
+class Raw:
+    """A peer that sends whatever frames it likes: the first at once, the others when its ``Open`` was answered."""
 
-    def stream() -> Iterator[Frame]:
-        yield from frames
-        hold.wait(3.0)
+    def __init__(self, acceptor: Acceptor, identity: Identity, frames: list[Frame]) -> None:
+        self.channel = tls.channel(
+            acceptor.partner.address,
+            server_name="bank",
+            server_certificate_pem=acceptor.partner.certificate_pem,
+            key_pem=identity.tls_key_pem,
+            certificate_pem=identity.tls_certificate_pem,
+        )
+        self._frames, self._hold, self._answered = frames, threading.Event(), threading.Event()
+        self.answers: list[Frame] = []
+        self.ended: grpc.RpcError | None = None
+        self.call = peer_pb2_grpc.PeerStub(self.channel).Exchange(self._stream())
+        self.call.add_callback(self._hold.set)
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
 
-    call = peer_pb2_grpc.PeerStub(channel).Exchange(stream())
-    call.add_callback(hold.set)
-    return call
+    def _stream(self) -> Iterator[Frame]:
+        yield self._frames[0]
+        self._answered.wait(3.0)
+        yield from self._frames[1:]
+        self._hold.wait(3.0)
+
+    def _read(self) -> None:
+        try:
+            for frame in self.call:
+                self.answers.append(frame)
+                if frame.HasField("open"):
+                    self._answered.set()
+        except grpc.RpcError as error:
+            self.ended = error
+
+    def wait(self) -> list[Frame]:
+        """All the other side sent, heartbeats aside, once it has ended the stream."""
+        self._reader.join(10)
+        assert not self._reader.is_alive()
+        return [frame for frame in self.answers if not frame.HasField("ack")]
+
+
+def raw(acceptor: Acceptor, identity: Identity, frames: list[Frame]) -> Raw:
+    return Raw(acceptor, identity, frames)
+
+
+TOKEN = b"\x07" * 16
 
 
 def test_a_straight_line_protocol_both_ways(bank: Acceptor, known: dict[str, Identity]) -> None:
@@ -148,12 +179,12 @@ def test_a_writer_waits_for_a_slow_reader(bank: Acceptor, known: dict[str, Ident
     """Both buffers are bounded: a sender that is far ahead blocks, and gives up when the reader takes nothing."""
     release = threading.Event()
     thread = bank.answer(lambda ch: release.wait(10))
-    quick = Timeouts(peer=0.5, dial=1.0, park=1.0, open=1.0, close=0.5)
+    quick = Timeouts(patience=1.0, peer=0.5, open=1.0, close=0.5)
     channel = dial(bank.partner, known["platform"], opening("platform"), limits=LIMITS, timeouts=quick)
     payload = MaskedPoints(values=bytes(60 * 2**10))
 
     def send_far_ahead() -> None:
-        for _ in range(3 * INBOUND_BYTES // len(payload.values)):
+        for _ in range(3 * LIMITS.window_bytes // len(payload.values)):
             channel.send(payload)
 
     with pytest.raises(TransportError) as stuck:
@@ -185,10 +216,10 @@ def test_an_abort_carries_the_code_and_nothing_else(bank: Acceptor, known: dict[
 
 def test_what_a_peer_calls_a_code_is_not_believed(bank: Acceptor, known: dict[str, Identity]) -> None:
     thread = bank.answer(lambda ch: ch.recv(PsiStart))
-    frames = [Frame(open=opening("platform")), Frame(abort=peer_pb2.Abort(code="Robert'); DROP TABLE"))]
-    call = raw(bank, known["platform"], frames)
+    frames = [Frame(open=opening("platform", session=TOKEN)), Frame(abort=peer_pb2.Abort(code="Robert'); DROP TABLE"))]
+    peer = raw(bank, known["platform"], frames)
     thread.join(5)
-    call.cancel()
+    peer.wait()
     assert bank.error is not None
     assert bank.error.code == "peer.unknown_code"
     assert "Robert" not in str(bank.error)
@@ -198,7 +229,7 @@ def test_what_a_peer_calls_a_code_is_not_believed(bank: Acceptor, known: dict[st
     ("frames", "code"),
     [
         ([("PsiStart", 1, PsiStart(elements=1).SerializeToString())], "transport.out_of_order"),
-        ([("PsiStart", 0, b"\x08\x01")] * 2, "transport.out_of_order"),
+        ([("PsiStart", 0, b"\x08\x01"), ("PsiStart", 2, b"\x08\x01")], "transport.out_of_order"),
         ([("PsiStart", 0, bytes(65 * 2**10))], "transport.oversized"),
         ([("PsiStart", 0, b"\xff\xff\xff")], "protocol.malformed_message"),
         ([("PsiStart", 0, b"\x08\x01\x7a\x05extra")], "protocol.malformed_message"),  # field 15, which PsiStart has not
@@ -215,8 +246,8 @@ def test_a_bad_peer_is_refused(bank: Acceptor, known: dict[str, Identity], frame
 
     thread = bank.answer(twice)
     data = [Frame(data=peer_pb2.Data(type=kind, seq=seq, payload=payload)) for kind, seq, payload in frames]
-    call = raw(bank, known["platform"], [Frame(open=opening("platform")), *data])
-    answers = list(call)
+    peer = raw(bank, known["platform"], [Frame(open=opening("platform", session=TOKEN)), *data])
+    answers = peer.wait()
     thread.join(5)
     assert isinstance(bank.error, PeerError)
     assert bank.error.code == code
@@ -226,10 +257,10 @@ def test_a_bad_peer_is_refused(bank: Acceptor, known: dict[str, Identity], frame
 def test_a_message_far_too_large_is_refused_before_it_is_held(bank: Acceptor, known: dict[str, Identity]) -> None:
     thread = bank.answer(lambda ch: ch.recv(PsiStart))
     big = Frame(data=peer_pb2.Data(type="PsiStart", payload=bytes(2**20)))
-    call = raw(bank, known["platform"], [Frame(open=opening("platform")), big])
-    with pytest.raises(grpc.RpcError) as refused:
-        list(call)
-    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    peer = raw(bank, known["platform"], [Frame(open=opening("platform", session=TOKEN)), big])
+    peer.wait()
+    assert peer.ended is not None
+    assert peer.ended.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     thread.join(5)
     assert bank.error is not None
     assert bank.error.code.startswith("transport.")
@@ -249,7 +280,7 @@ def test_an_own_message_too_large_does_not_leave(bank: Acceptor, known: dict[str
 
 def test_another_protocol_version_is_refused_by_either_side(bank: Acceptor, known: dict[str, Identity]) -> None:
     with pytest.raises(PeerAborted) as told:
-        connect(bank, known["platform"], protocol=2)
+        connect(bank, known["platform"], protocol=1)
     assert told.value.code == "transport.protocol_version"
     thread = bank.answer(lambda ch: ch.recv(PsiStart), protocol=3)
     with pytest.raises(PeerError) as refused:
@@ -267,7 +298,7 @@ def test_a_name_that_is_not_the_certificates_is_refused(bank: Acceptor, known: d
 
 def test_another_step_or_attempt_does_not_meet(bank: Acceptor, known: dict[str, Identity]) -> None:
     thread = bank.answer(lambda ch: ch.recv(PsiStart), attempt=1)
-    with pytest.raises(PeerAborted) as told:
+    with pytest.raises(TransportError) as told:
         connect(bank, known["platform"], attempt=0)
     assert told.value.code == "transport.not_started"
     thread.join(5)
