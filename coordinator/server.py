@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from concurrent import futures
 from datetime import UTC, datetime
@@ -18,8 +19,10 @@ from coordinator.config import CoordinatorConfig
 from coordinator.errors import TransportError
 from coordinator.operators import OperatorService
 from coordinator.runner import Runner
-from coordinator.service import ControlService
+from coordinator.service import ControlService, caller
 from coordinator.store import Store
+from coordinator.watching import Watch
+from operations.stopping import wait_for
 from protos import control_pb2_grpc, tls
 
 _log = logging.getLogger("isthmus.coordinator")
@@ -58,6 +61,7 @@ class Server:
         identity, partners = config.identity(), config.partners()
         nodes = {name: p for name, p in partners.items() if p.role != "coordinator"}
         own = {identity.name: identity.tls_certificate_pem}
+        self.watch = Watch(config)
         pinned = {name: partner.certificate_pem for name, partner in nodes.items()}
         self._pool = futures.ThreadPoolExecutor(STREAMS_MAX, thread_name_prefix="stream")
         self._grpc = grpc.server(self._pool, options=OPTIONS, maximum_concurrent_rpcs=STREAMS_MAX)
@@ -86,19 +90,38 @@ class Server:
             witness=Witness(config.state_folder / "log", key=identity.log_key, clock=clock),
             clock=clock,
             detach_grace=config.jobs.detach_grace if grace is None else grace,
+            observer=self.watch.metrics,
         )
+        self.watch.serve_health(self._grpc, lambda context: caller(context, {**own, **pinned}))
         control_pb2_grpc.add_ControlServicer_to_server(ControlService(self.runner, pinned), self._grpc)
         control_pb2_grpc.add_OperatorServicer_to_server(OperatorService(self.runner, own), self._grpc)
         self.address = f"{config.coordinator.listen.rpartition(':')[0]}:{self.port}"
 
     def start(self) -> None:
-        """Begin to serve."""
+        """Begin to serve.
+
+        Raises:
+            UsageError: ``metrics.port_in_use``.
+        """
+        self.watch.open(self.runner, self._store)
         self._grpc.start()
+
+    def beat(self) -> None:
+        """Called by the main loop: it goes round, and the runner's lock can be had."""
+        with self.runner.changed:
+            self.watch.beat()
+
+    def drain(self, seconds: float, at_once: threading.Event) -> bool:
+        """Direct no further step and wait, at most ``seconds``, for the reports of those that run; whether all have come."""
+        self.watch.stopping()
+        self.runner.drain()
+        return wait_for(self.runner.quiet, seconds, at_once)
 
     def stop(self) -> None:
         """End all streams, then close database and log.  Open jobs are continued at the next start."""
         self.runner.stop()
         self._grpc.stop(STOP_SECONDS).wait()
         self._pool.shutdown(wait=True)
+        self.watch.close()
         self._store.close()
         self._record.close()

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-from sqlalchemy import BigInteger, Engine, ForeignKey, ForeignKeyConstraint, String, Text, create_engine, event, select
+from sqlalchemy import BigInteger, Engine, ForeignKey, ForeignKeyConstraint, String, Text, create_engine, event, func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
@@ -200,6 +200,12 @@ class Store:
         query = select(_Job.identity).where(_Job.identity.startswith(prefix, autoescape=True)).limit(3)
         with Session(self._engine) as session:
             return list(session.scalars(query))
+
+    def job_counts(self) -> dict[str, int]:
+        """How many jobs are in each state that any is in."""
+        with Session(self._engine) as session:
+            query = select(_Job.state, func.count()).group_by(_Job.state)
+            return {str(state): int(count) for state, count in session.execute(query)}
 
     def open_jobs(self) -> list[Job]:
         """All jobs that have not ended, oldest first."""

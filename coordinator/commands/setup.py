@@ -1,11 +1,7 @@
-"""Commands that set a coordinator up and run it: ``init``, ``partner export``, ``partner add``, ``serve``."""
+"""Commands that set a coordinator up and run it: ``init``, ``partner export``, ``partner add``, ``serve``, ``health``."""
 
 from __future__ import annotations
 
-import logging
-import signal
-import sys
-import threading
 from pathlib import Path
 
 import click
@@ -20,6 +16,11 @@ from audit.strict_toml import first_error
 from coordinator.commands import CoordinatorContext, json_option, pass_context
 from coordinator.config import CoordinatorConfig, CoordinatorSection
 from coordinator.errors import UsageError
+from operations.commands import report_health, serve_logged, serve_options
+from operations.logs import Format, Notices
+from operations.stopping import Stop
+
+BEAT_SECONDS = 0.5
 
 _TOML = """\
 # The coordinator: where it listens and where its state is.  It holds no data and no decryption key, and dials nobody.
@@ -42,7 +43,7 @@ detach_grace = 30              # seconds a node may be away during a step before
 
 def register(group: click.Group) -> None:
     """Add the commands of this module to the group."""
-    for command in (init, partner, serve):
+    for command in (init, partner, serve, health):
         group.add_command(command)
 
 
@@ -147,33 +148,52 @@ def _check_partner(config: CoordinatorConfig, found: Partner) -> None:
 
 
 @click.command()
+@serve_options
 @json_option
 @pass_context
-def serve(context: CoordinatorContext) -> None:
+def serve(context: CoordinatorContext, log_format: Format | None, log_level: str, grace: int | None) -> int:
     """Serve nodes and operators until interrupted.  Open jobs go on where they were.
+
+    Asked to stop, it directs no further step and waits `--grace` seconds (`stop_grace` in coordinator.toml) for the reports of
+    those that run; asked twice, it stops at once.
 
     \b
     Example:
       isthmus-coordinator --config /etc/isthmus-coordinator/coordinator.toml serve
+      isthmus-coordinator --config /etc/isthmus-coordinator/coordinator.toml serve --log-format json
     """
+    chosen = log_format or ("json" if context.as_json else "text")
+    return serve_logged(lambda stop: _serve(context, stop, grace), component="coordinator", format=chosen, level=log_level)
+
+
+def _serve(context: CoordinatorContext, stop: Stop, grace: int | None) -> None:
     # The other commands must not wait for the database library to load.
     from coordinator.server import Server
 
-    config = context.config()
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    over = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: over.set())
+    config, notify = context.config(), Notices("coordinator")
     server = Server(config)
     try:
         server.start()
-
-        def human(console: Console) -> None:
-            nodes = ", ".join(sorted(server.runner.partners)) or "none yet: add them with `partner add` and start again"
-            console.print(f"{config.name} serves at {server.address} (nodes known: {nodes})")
-
-        emit({"name": config.name, "listening": server.address}, as_json=context.as_json, human=human)
-        sys.stdout.flush()
-        over.wait()
+        nodes = ", ".join(sorted(server.runner.partners)) or "none yet: add them with `partner add` and start again"
+        notify(f"{config.name} serves at {server.address} (nodes known: {nodes})")
+        while not stop.asked.wait(BEAT_SECONDS):
+            server.beat()
+        notify(f"{config.name} is stopping: no further step is directed; a second signal stops at once")
+        if not server.drain(config.coordinator.stop_grace if grace is None else grace, stop.at_once):
+            notify("steps that still run are begun again after the next start")
     finally:
         server.stop()
+
+
+@click.command()
+@click.option("--live", is_flag=True, help="Ask only whether the process is alive, not whether it could direct a step.")
+@json_option
+@pass_context
+def health(context: CoordinatorContext, live: bool) -> int:
+    """Ask the serving coordinator on this machine whether it is ready: log writable, disk not full.  Exit status 0 or 1.
+
+    \b
+    Example:
+      isthmus-coordinator --config /etc/isthmus-coordinator/coordinator.toml health
+    """
+    return report_health(context.config().state_folder, live=live, as_json=context.as_json)

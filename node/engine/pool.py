@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.synchronize import Event
 from typing import TypeVar
 
 from node.errors import IsthmusError, UsageError
@@ -20,14 +21,21 @@ R = TypeVar("R")
 
 IN_FLIGHT_PER_WORKER = 2
 """One item being worked on and one waiting, so that no worker idles while a result travels."""
+CLOSE_SECONDS = 3.0
 
 
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, which stops its workers; and never outlive a parent that was killed."""
+def _start_worker(over: Event) -> None:
+    """Leave Ctrl-C to the parent, which stops its workers; never outlive a parent that was killed, nor a pool that is ``over``."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave, args=(over,), daemon=True).start()
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+
+
+def _leave(over: Event) -> None:
+    over.wait()
+    os._exit(1)
 
 
 def _follow(parent: multiprocessing.process.BaseProcess) -> None:
@@ -68,7 +76,8 @@ class PoolEngine:
     def __init__(self, workers: int) -> None:
         self.workers = workers
         context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+        self._over = context.Event()
+        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(self._over,))
 
     def __repr__(self) -> str:
         return f"PoolEngine({self.workers} workers)"
@@ -98,5 +107,8 @@ class PoolEngine:
                 future.cancel()
 
     def close(self) -> None:
-        """Stop the workers and wait until they are gone."""
+        """Stop the workers and wait until they are gone; an item that takes longer than ``CLOSE_SECONDS`` is given up."""
+        late = threading.Timer(CLOSE_SECONDS, self._over.set)
+        late.start()
         self._pool.shutdown(wait=True, cancel_futures=True)
+        late.cancel()

@@ -24,6 +24,7 @@ from node.runtime.journal import JournalChannel, StepLabels
 from node.runtime.seeds import open_seed
 from node.transport.channel import Wire
 from node.transport.errors import INTERNAL
+from operations.logs import Line, fault
 from protos import control_pb2
 
 if TYPE_CHECKING:
@@ -117,6 +118,11 @@ class Execution:
         """Wait for the end."""
         self._thread.join(seconds)
 
+    def _check_cancelled(self) -> None:
+        """Between two messages a step may compute for long: it is also asked here whether it was given up."""
+        if self._cancelled is not None:
+            raise self._cancelled
+
     # -- in the thread
     def _body(self) -> None:
         if self._after is not None:
@@ -129,12 +135,12 @@ class Execution:
             self._run()
         except IsthmusError as error:
             cause = self._cancelled or error
-            self._notify(f"{self._name()} failed: {cause}")
+            self._notify(Line(f"{self._name()} failed: {cause}", code=cause.code, peer=self._peer, **self.labels.fields()))
             self._fail(cause.code, began)
         except Exception as error:  # noqa: BLE001 - the last resort of this thread
             # The operator gets the trace, everybody else one code.
             _log.exception("%s ended with a fault of isthmus (%s)", self._name(), type(error).__name__)
-            self._fail(INTERNAL, began)
+            self._fail(self._cancelled.code if self._cancelled else INTERNAL, began)  # given up, what it ran on was closed
 
     def _name(self) -> str:
         labels = self.labels
@@ -150,6 +156,7 @@ class Execution:
             coefficients=[repr(c) for c in self._start.coefficients],
             lookup_range=repr(self._start.lookup_range),
         )
+        parts.observer.step_started(labels)
         seed = open_seed(parts.store.files(labels.job), job=labels.job, tls_key_pem=parts.identity.tls_key_pem)
         self._pin_directive()
         journal = self._connect()
@@ -172,6 +179,7 @@ class Execution:
         parts.log.checkpoint()
         done = self._step_done(result.facts, journal, digest, seconds)
         parts.store.end_step(**labels.fields(), state="done", now=parts.now(), report=done.SerializeToString())
+        parts.observer.step_done(labels, seconds=seconds, sent=journal.bytes_sent, received=journal.bytes_received)
         self._report(control_pb2.Report(step_done=done))
 
     def _pin_directive(self) -> None:
@@ -213,6 +221,7 @@ class Execution:
         small = parts.config.unsafe.small_keys
 
         def progress(phase: str, done: int, total: int) -> None:
+            self._check_cancelled()
             self._progress(**labels.fields(), phase=phase, done=done, total=total)
 
         def commit(what: str, sha256: str) -> None:
@@ -282,6 +291,8 @@ class Execution:
     def _fail(self, code: str, began: bool) -> None:
         """Tell the peer and the coordinator the code alone, and write it down; what cannot be written is printed."""
         parts, labels = self._parts, self.labels
+        sent, received = (self._journal.bytes_sent, self._journal.bytes_received) if self._journal else (0, 0)
+        parts.observer.step_failed(labels, code, sent=sent, received=received)
         if self._link is not None:
             self._link.abort(code)
         try:
@@ -292,7 +303,7 @@ class Execution:
             if began:
                 parts.store.end_step(**labels.fields(), state="failed", now=parts.now(), code=code)
         except IsthmusError as error:
-            self._notify(f"error: {error}")
+            self._notify(fault(error, **labels.fields()))
         except Exception:  # noqa: BLE001 - a broken database must not keep the failure from the coordinator
             _log.exception("%s: the failure could not be written down", self._name())
         self._report(control_pb2.Report(step_failed=control_pb2.StepFailed(**labels.fields(), code=code)))

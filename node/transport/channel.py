@@ -137,6 +137,11 @@ class Link:
             self._sent_all = True
             self._changed.notify_all()
 
+    def depths(self) -> tuple[int, int]:
+        """Frames waiting to go out and to be taken; none once the call is over."""
+        with self._changed:
+            return (0, 0) if self._rpc_over else (len(self._out), len(self._in))
+
     def wait_over(self, seconds: float) -> bool:
         """Wait until the call has ended."""
         with self._changed:
@@ -259,6 +264,10 @@ class GrpcChannel:
             f"{self._link.peer} sent {what} where {kind} was due.",
             remedy="Check that both nodes run the same version.",
         )
+
+    def depths(self) -> tuple[int, int]:
+        """Messages waiting to go out, and messages waiting to be taken."""
+        return self._link.depths()
 
     def abort(self, code: str) -> None:
         """Give the step up and tell the peer ``code`` alone."""

@@ -94,6 +94,8 @@ class PeerServicer(peer_pb2_grpc.PeerServicer):
         limits: Limits = LIMITS,
         timeouts: Timeouts = TIMEOUTS,
     ) -> None:
+        self.refused: Callable[[IsthmusError], None] = lambda error: None
+        """Told why a stream was refused."""
         self._pinned, self._permit, self._board = pinned, permit, board
         self._limits, self._timeouts = limits, timeouts
 
@@ -119,6 +121,7 @@ class PeerServicer(peer_pb2_grpc.PeerServicer):
             self._permit(peer, opening.job)
             self._board.park((peer, opening.job, opening.step, opening.round, opening.attempt), link, self._timeouts.park)
         except IsthmusError as error:
+            self.refused(error)
             context.abort(status_of(error), error.code)
         except Exception:  # noqa: BLE001 - gRPC would tell the peer the exception's text
             _log.exception("a stream ended with a fault of isthmus")
