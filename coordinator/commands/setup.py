@@ -36,6 +36,9 @@ state = "state"                # SQLite database; the log in state/log
 [jobs]
 detach_grace = 30              # seconds a node may be away during a step before the job fails
 
+# [metrics]                    # figures and health over plain HTTP, for monitoring on this machine; absent: no such port
+# listen = "127.0.0.1:9465"
+
 # [store]
 # url = "postgresql+psycopg://..."   # instead of SQLite in the state folder
 """

@@ -19,10 +19,13 @@ from pathlib import Path
 
 import grpc
 import pytest
+import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
 from audit.errors import DataError, IsthmusError, UsageError
+from coordinator.metrics import CoordinatorMetrics, CoordinatorState
+from node.cli import main_group as node_commands
 from node.config import load_config as load_node
 from node.runtime.journal import StepLabels
 from node.runtime.metrics import NodeMetrics, NodeState
@@ -146,7 +149,11 @@ def test_the_level_asked_for_and_everything_as_before() -> None:
 # --- codes and figures ------------------------------------------------------------------------------------------------------------
 
 CODE = re.compile(r"[a-z0-9_]{1,40}(\.[a-z0-9_]{1,60}){1,2}")
-SHARED = "checkpoint cosignature identity merkle opening partner receipts record signing spec strict_toml witness home".split()
+SHARED = (
+    *("checkpoint", "cosignature", "home", "identity", "merkle", "opening", "partner", "receipts", "record"),
+    *("signing", "spec", "strict_toml", "witness"),
+)
+"""Modules of the audit wing that serving processes run on."""
 FILE_NAMES = (".toml", ".json", ".jsonl", ".npz", ".db", ".lock", ".pub", ".sealed", ".csv", ".sock", ".cli")
 BY_PARTS = ("paillier.key_", "lookup.wrong_", "merkle.")
 """Areas in which a code is put together from parts."""
@@ -158,7 +165,9 @@ def literals() -> set[str]:
     for path in [*wings, *(ROOT / "audit" / f"{name}.py" for name in SHARED)]:
         if "_pb2" not in path.name and "demo" not in path.parts:
             nodes = ast.walk(ast.parse(path.read_text()))
-            found |= {n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str) and CODE.fullmatch(n.value)}
+            found |= {
+                n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str) and CODE.fullmatch(n.value)
+            }
     return found
 
 
@@ -231,6 +240,46 @@ def test_two_processes_figures_share_nothing() -> None:
     assert two.registry.get_sample_value("isthmus_node_errors_total", {"code": "job.ended"}) is None
     one.registry.register(Gauges("isthmus_node", [("x", "X.", (), lambda: 1 / 0)]))
     assert one.registry.get_sample_value("isthmus_node_x") is None
+
+
+PAGES = {"isthmus_node": "bank-it.md", "isthmus_coordinator": "platform-operator.md"}
+
+
+@pytest.mark.parametrize("prefix", PAGES)
+def test_the_page_lists_exactly_the_figures_there_are(prefix: str, tmp_path: Path) -> None:
+    metrics: NodeMetrics | CoordinatorMetrics
+    if prefix == "isthmus_node":
+        metrics = NodeMetrics()
+        metrics.read_from(NodeState(lambda: True, lambda: True, lambda: 0, dict, 1, tmp_path, tmp_path))
+    else:
+        metrics = CoordinatorMetrics()
+        metrics.read_from(CoordinatorState(lambda: 0, lambda: True, lambda: 0, dict, tmp_path, tmp_path))
+    metrics.error("job.ended")
+    told = {}
+    for line in (ROOT / "docs" / PAGES[prefix]).read_text().splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if line.startswith(f"| `{prefix}_"):
+            told[cells[1].strip("`")] = (cells[2], set(re.findall(r"`(\w+)`", cells[3])))
+    there = {}
+    for family in metrics.figures.registry.collect():
+        if family.name.startswith(prefix):
+            labels = {key for sample in family.samples for key in sample.labels} - {"le"}
+            there[family.name + ("_total" if family.type == "counter" else "")] = (family.type, labels)
+    assert told == there
+
+
+@pytest.mark.parametrize("page", PAGES.values())
+def test_the_pages_yaml_loads_and_names_commands_that_exist(page: str) -> None:
+    blocks = [yaml.safe_load(text) for text in re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs" / page).read_text(), re.M | re.S)]
+    scrapes = [block for block in blocks if "scrape_configs" in block]
+    (target,) = scrapes[0]["scrape_configs"][0]["static_configs"][0]["targets"]
+    assert f'listen = "{target}"' in (ROOT / "docs" / page).read_text()
+    for block in blocks:
+        for probe in (block.get("readinessProbe"), block.get("livenessProbe")):
+            if probe is not None:
+                command = probe["exec"]["command"]
+                assert command[:4] == ["isthmus-node", "--config", "node.toml", "health"]
+                node_commands.commands["health"].make_context("health", command[4:])
 
 
 # --- where the endpoint may listen ------------------------------------------------------------------------------------------------
