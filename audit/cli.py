@@ -14,7 +14,10 @@ from rich.console import Console
 from audit.console import console, run
 from audit.errors import UsageError
 from audit.ledger import LogRejected
+from audit.proof_commands import check_proof_command, prove_command
 from audit.record import write_atomic
+from audit.replay_commands import replay
+from audit.report_commands import report_command
 from audit.verify import StepResult, VerifiedLogs, verify_logs
 
 MARKS = {"passed": "✓", "warning": "!", "open": "…", "failed": "✗", "unchecked": "–"}
@@ -157,6 +160,7 @@ def verified_data(verified: VerifiedLogs) -> dict[str, Any]:
             }
             for source, ledger in zip(verified.sources, verified.ledgers, strict=True)
         ],
+        "jobs": [facts.data() for facts in verified.jobs],
     }
 
 
@@ -169,6 +173,12 @@ def _write(path: Path | None, data: Mapping[str, Any]) -> None:
         raise UsageError(
             "audit.json_unwritable", f"{path} cannot be written: {error.strerror}.", remedy="Choose another file for --json."
         ) from None
+
+
+cli.add_command(prove_command)
+cli.add_command(check_proof_command)
+cli.add_command(report_command)
+cli.add_command(replay)
 
 
 def main() -> int:

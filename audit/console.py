@@ -117,3 +117,9 @@ def console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     terminal = stream.isatty()
     return Console(file=stream, no_color=not terminal, highlight=False, markup=False, emoji=False, soft_wrap=not terminal)
+
+
+def visible(text: str) -> str:
+    """Text that somebody else wrote, harmless to show: what is not printable, or would change the direction of what follows, is
+    written as its code."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -21,7 +21,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from audit.checkpoint import Note, parse_note, signature_line
 from audit.errors import VerificationError
@@ -115,3 +117,27 @@ def with_cosignature(note: bytes, line: str, key: VerifierKey) -> bytes:
     kept = [each for each in parsed.signatures if (each.name, each.key_id) != (key.name, identifier)]
     lines = [signature_line(each.name, each.key_id, each.signature) for each in (*kept, *added.signatures)]
     return f"{parsed.text}\n{''.join(lines)}".encode()
+
+
+def cosignatures_of(note: Note, witnesses: Iterable[VerifierKey]) -> list[Cosignature]:
+    """The cosignatures that these witnesses have put on a checkpoint, by name; lines of others are ignored.
+
+    Raises:
+        VerificationError: ``audit.bad_signature``: a line names a witness's key, and is not by it.
+    """
+    found = []
+    for key in witnesses:
+        try:
+            found.append(verify_cosignature(note, key))
+        except VerificationError as error:
+            if error.code != "audit.not_cosigned":
+                raise
+    return sorted(found, key=lambda cosignature: cosignature.name)
+
+
+def cosigned_at(cosignature: Cosignature) -> str:
+    """When, by the witness's own clock, as RFC 3339."""
+    try:
+        return datetime.fromtimestamp(cosignature.time, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (OverflowError, ValueError, OSError):
+        return f"{cosignature.time} seconds after 1970"

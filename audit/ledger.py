@@ -7,29 +7,47 @@ again, to name the first entry at fault.  Nothing is judged here but single entr
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
-
-import rfc8785
 
 from audit.errors import DataError, VerificationError
+from audit.history import (
+    ENDED,
+    ApprovalRecord,
+    Attempt,
+    AttemptKey,
+    Direction,
+    JobRecord,
+    MessageRecord,
+    PolicyRecord,
+    ReceiptRecord,
+    ReportRecord,
+)
 from audit.merkle import Frontier
-from audit.receipts import Transcript
-from audit.record import Json, Line, parse_entry, read_lines
+from audit.readers import READERS, Disorder, Entry, after_end, key_of, message_of, policy_of
+from audit.record import Line, parse_entry, read_lines
 
-Entry = Mapping[str, Json]
+__all__ = [
+    "ASK_AGAIN",
+    "ENDED",
+    "EVIDENCE",
+    "ApprovalRecord",
+    "Attempt",
+    "AttemptKey",
+    "Direction",
+    "Entry",
+    "JobRecord",
+    "Ledger",
+    "LogRejected",
+    "MessageRecord",
+    "ReceiptRecord",
+    "ReportRecord",
+    "read_ledger",
+]
 
-_HASH = re.compile(r"[0-9a-f]{64}")
-_SIGNATURE = re.compile(r"[0-9a-f]{128}")
-_HEX = re.compile(r"([0-9a-f]{2}){0,256}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-ENDED = ("finished", "failed", "cancelled", "rejected")
-FAILED = ENDED[1:]
 ASK_AGAIN = "Ask the log's owner for an untouched copy of the whole log folder."
 EVIDENCE = (
     "Ask for an untouched copy of the log folder; where it says the same, keep it as it is: it is evidence, which the log's "
@@ -61,115 +79,6 @@ class LogRejected(VerificationError):
         self.exit_status = 3 if unusable else 1
 
 
-class AttemptKey(NamedTuple):
-    """Which attempt of which step (within a job)."""
-
-    step: str
-    round: int
-    attempt: int
-
-    def __str__(self) -> str:
-        return f"{self.step}{f' {self.round}' if self.round else ''}, attempt {self.attempt}"
-
-
-class MessageRecord(NamedTuple):
-    """What both nodes must have recorded alike about one message."""
-
-    type: str
-    number: int
-    length: int
-    sha256: str
-    items: int
-
-
-@dataclass
-class Direction:
-    """The messages of an attempt in one direction: how many, and a digest over all of them in order."""
-
-    count: int = 0
-    _hash: hashlib._Hash = field(default_factory=hashlib.sha256)
-
-    def add(self, message: MessageRecord) -> None:
-        """Take the next message."""
-        self._hash.update(rfc8785.dumps(list(message)) + b"\n")
-        self.count += 1
-
-    def fingerprint(self) -> tuple[int, bytes]:
-        """Equal at two nodes exactly when their records are."""
-        return self.count, self._hash.digest()
-
-
-class ReceiptRecord(NamedTuple):
-    """One receipt, given or got."""
-
-    seq: int
-    digest: bytes
-    signature: bytes
-
-
-@dataclass
-class Attempt:
-    """One attempt of one step, as one node's log tells it."""
-
-    key: AttemptKey
-    first_seq: int
-    first_offset: int
-    last_seq: int
-    last_offset: int
-    state: str = "unknown"
-    state_seq: int = 0
-    done_digest: bytes = b""
-    peer: str = ""
-    sent: Direction = field(default_factory=Direction)
-    received: Direction = field(default_factory=Direction)
-    receipts: dict[str, ReceiptRecord] = field(default_factory=dict)
-    transcript: Transcript | None = None
-
-    @property
-    def done(self) -> bool:
-        """Whether this node completed it."""
-        return self.state == "done"
-
-    def direction(self, name: str) -> Direction:
-        """``sent`` or ``received``."""
-        return self.sent if name == "sent" else self.received
-
-
-class ApprovalRecord(NamedTuple):
-    """An approval as it stands in a log; not verified yet."""
-
-    seq: int
-    statement: bytes
-    signature: bytes
-
-
-class ReportRecord(NamedTuple):
-    """What the coordinator was told about an attempt."""
-
-    seq: int
-    digest: bytes
-
-
-@dataclass
-class JobRecord:
-    """One job, as one log tells it."""
-
-    job: str
-    approvals: list[ApprovalRecord] = field(default_factory=list)
-    attempts: dict[AttemptKey, Attempt] = field(default_factory=dict)
-    reports: dict[tuple[AttemptKey, str], ReportRecord] = field(default_factory=dict)
-    acted_seq: int | None = None
-    """The first entry that needs both approvals before it."""
-    last_seq: int = 0
-    outcome: str = ""
-    """How the job ended, where this log says so; ``disclosed`` at a node that wrote its disclosure receipt."""
-
-    @property
-    def messages(self) -> int:
-        """Messages of all attempts, both directions."""
-        return sum(a.sent.count + a.received.count for a in self.attempts.values())
-
-
 @dataclass
 class Ledger:
     """Everything read from one log."""
@@ -178,10 +87,13 @@ class Ledger:
     path: Path
     size: int = 0
     end: int = 0
-    torn: bool = False
     roots: dict[int, bytes] = field(default_factory=dict)
     """The Merkle root at each size that was asked for, and at the end."""
     jobs: dict[str, JobRecord] = field(default_factory=dict)
+    policy: PolicyRecord | None = None
+    """The bounds of the last `policy` entry."""
+    log_keys: list[tuple[int, str]] = field(default_factory=list)
+    """Where a run bound itself to its log key, and SHA-256 of that."""
     faults: dict[int, LogRejected] = field(default_factory=dict)
     """The first fault by the number of the step that must report it."""
 
@@ -197,38 +109,40 @@ class Ledger:
                 if line.offset > attempt.last_offset:
                     return
                 entry = parse_entry(line.data)
-                if (entry["kind"], entry["job"]) != ("message", job) or _key(entry) != attempt.key:
+                if (entry["kind"], entry["job"]) != ("message", job) or key_of(entry) != attempt.key:
                     continue
                 if entry["direction"] == direction:
-                    yield _integer(entry, "seq"), _message(entry)
+                    yield int(entry["seq"]), message_of(entry)  # type: ignore[arg-type]
 
 
-def read_ledger(path: Path, *, name: str, marks: Collection[int], signed_size: int) -> Ledger:
+def read_ledger(path: Path, *, name: str, marks: Collection[int]) -> Ledger:
     """Read the log at ``path`` from beginning to end, one line in memory.
+
+    A line that cannot be used (cut, not canonical, too long, of another version) is a fault of step (3) and ends the reading.
 
     Args:
         name: the log's name, which every entry must bear.
         marks: sizes at which the Merkle root is wanted.
-        signed_size: entries that a checkpoint covers; an unreadable line among them is tampering, beyond them unusable input.
     """
     ledger = Ledger(name, path)
     frontier = Frontier()
     if 0 in marks:
         ledger.roots[0] = frontier.root()
-    chain = _Chain(ledger, signed_size)
+    chain = _Chain(ledger)
     try:
         with path.open("rb") as stream:
             for line in read_lines(stream):
                 if not line.complete:
-                    ledger.torn = True
-                    break
+                    raise DataError("audit.cut_line", f"the log ends within a line: its last {len(line.data)} bytes have no end")
                 chain.follow(line)
                 chain.prev = frontier.append(line.data).hex()
                 ledger.size, ledger.end = frontier.size, line.offset + len(line.data) + 1
                 if frontier.size in marks:
                     ledger.roots[frontier.size] = frontier.root()
     except DataError as error:
-        ledger.fault(LogRejected(error.code, error.message, step=3, log=name, seq=frontier.size, offset=ledger.end, unusable=True))
+        code = "audit.entry_malformed" if error.code == "log.entry_malformed" else error.code
+        fault = LogRejected(code, error.message, step=3, log=name, seq=frontier.size, offset=ledger.end, unusable=True)
+        ledger.faults[3] = fault
     ledger.roots[frontier.size] = frontier.root()
     return ledger
 
@@ -236,23 +150,24 @@ def read_ledger(path: Path, *, name: str, marks: Collection[int], signed_size: i
 class _Chain:
     """Follows the entries: sequence, chain, owner and clock; then hands each to its kind's reader."""
 
-    def __init__(self, ledger: Ledger, signed_size: int) -> None:
-        self.ledger, self.signed_size = ledger, signed_size
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
         self.seq = 0
         self.prev = ""
         self.time = ""
+        self._broken = False
 
     def follow(self, line: Line) -> None:
-        """Check one line; after the first fault of the chain the rest is hashed and no longer read."""
+        """Check one line; after the first fault of the chain the rest is only parsed and hashed.
+
+        Raises:
+            DataError: the line is no entry.
+        """
         seq, self.seq = self.seq, self.seq + 1
-        if 3 in self.ledger.faults:
+        entry = parse_entry(line.data)
+        if self._broken:
             return
-        try:
-            entry = parse_entry(line.data)
-        except DataError as error:
-            unusable = seq >= self.signed_size
-            self._reject("audit.entry_malformed", error.message, seq, line, unusable=unusable)
-            return
+        time = str(entry["time"])
         if entry["seq"] != seq:
             self._reject("audit.sequence", f"it says to be entry {entry['seq']}; an entry was removed, added or moved", seq, line)
         elif entry["prev"] != self.prev:
@@ -261,149 +176,58 @@ class _Chain:
             self._reject("audit.chain", f"it is not the entry that entry {seq} was chained to", at, line if at == seq else None)
         elif entry["log"] != self.ledger.name:
             self._reject("audit.other_log", f"it belongs to the log {entry['log']!r}", seq, line)
-        elif not _TIME.fullmatch(str(entry["time"])) or str(entry["time"]) < self.time:
+        elif time < self.time or not _TIME.fullmatch(time):
             self._reject("audit.clock", "its time is malformed or before its predecessor's", seq, line)
         else:
-            self.time = str(entry["time"])
-            _read_entry(self.ledger, entry, line)
+            self.time = time
+            _read_entry(self.ledger, entry, line.offset)
 
-    def _reject(self, code: str, reason: str, seq: int, line: Line | None, *, unusable: bool = False) -> None:
+    def _reject(self, code: str, reason: str, seq: int, line: Line | None) -> None:
+        self._broken = True
         offset = line.offset if line else None
-        self.ledger.fault(LogRejected(code, reason, step=3, log=self.ledger.name, seq=seq, offset=offset, unusable=unusable))
+        self.ledger.fault(LogRejected(code, reason, step=3, log=self.ledger.name, seq=seq, offset=offset))
 
 
-def _read_entry(ledger: Ledger, entry: Entry, line: Line) -> None:
+def _read_run(ledger: Ledger, entry: Entry, seq: int, offset: int) -> None:
+    """Take in an entry that belongs to no job."""
+    kind = entry["kind"]
+    if kind == "policy":
+        ledger.policy = policy_of(entry)
+    elif kind == "commitment":
+        if entry.get("what") == "log key":
+            ledger.log_keys.append((seq, str(entry.get("sha256"))))
+    elif kind in READERS:
+        reason = f"this {kind} entry belongs to no job"
+        ledger.fault(LogRejected("audit.order", reason, step=7, log=ledger.name, seq=seq, offset=offset))
+
+
+def _read_entry(ledger: Ledger, entry: Entry, offset: int) -> None:
     """Take in what an entry says about its job.  A kind that is not known here only shows that the job went on."""
-    if not entry["job"]:
+    name, kind = entry["job"], entry["kind"]
+    seq: int = entry["seq"]  # type: ignore[assignment]
+    if not name:
+        _read_run(ledger, entry, seq, offset)
         return
-    seq = _integer(entry, "seq")
-    job = ledger.jobs.setdefault(str(entry["job"]), JobRecord(str(entry["job"])))
+    job = ledger.jobs.get(name)  # type: ignore[arg-type]
+    if job is None:
+        job = ledger.jobs[str(name)] = JobRecord(str(name))
     job.last_seq = seq
-    if (attempt := job.attempts.get(_key(entry))) is not None:
-        attempt.last_seq, attempt.last_offset = seq, line.offset
-    reader = _READERS.get(str(entry["kind"]))
-    if reader is None:
-        return
-    step, read = reader
+    attempt = job.attempts.get(key_of(entry))
+    if attempt is not None:
+        attempt.last_seq, attempt.last_offset = seq, offset
+    reader = READERS.get(kind)  # type: ignore[arg-type]
+    step, ended = (reader[0] if reader else 7), job.end is not None
     try:
-        read(job, entry, line, ledger.name)
+        if ended:
+            if not after_end(job, entry, ledger.name):
+                raise Disorder("audit.after_end", f"job {job.job[:12]} had ended ({job.outcome}) before this {kind} entry")
+        elif reader is not None:
+            reader[1](job, entry, offset, ledger.name)
+            if kind == "step":
+                job.attempts[key_of(entry)].policy = ledger.policy
+            elif kind == "approval" and job.policy is None:
+                job.policy = ledger.policy
+    except Disorder as error:
+        ledger.fault(LogRejected(error.code, error.message, step=7, log=ledger.name, seq=seq, offset=offset))
     except DataError as error:
-        ledger.fault(LogRejected(error.code, error.message, step=step, log=ledger.name, seq=seq, offset=line.offset))
-
-
-def _text(entry: Entry, name: str, pattern: re.Pattern[str] | None = None) -> str:
-    value = entry.get(name)
-    if not isinstance(value, str) or (pattern is not None and not pattern.fullmatch(value)):
-        raise DataError("audit.field", f"the field {name!r} of this {entry['kind']} entry is missing or malformed")
-    return value
-
-
-def _integer(entry: Entry, name: str) -> int:
-    value = entry.get(name)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise DataError("audit.field", f"the field {name!r} of this {entry['kind']} entry is missing or not a count")
-    return value
-
-
-def _key(entry: Entry) -> AttemptKey:
-    return AttemptKey(str(entry["step"]), _integer(entry, "round"), _integer(entry, "attempt"))
-
-
-def _message(entry: Entry) -> MessageRecord:
-    return MessageRecord(
-        _text(entry, "type"),
-        _integer(entry, "number"),
-        _integer(entry, "length"),
-        _text(entry, "sha256", _HASH),
-        _integer(entry, "items"),
-    )
-
-
-def _attempt(job: JobRecord, entry: Entry, line: Line) -> Attempt:
-    key, seq = _key(entry), _integer(entry, "seq")
-    if key not in job.attempts:
-        job.attempts[key] = Attempt(key, seq, line.offset, seq, line.offset)
-    if job.acted_seq is None:
-        job.acted_seq = seq
-    return job.attempts[key]
-
-
-def _set_peer(attempt: Attempt, entry: Entry, job: str, own: str) -> Transcript:
-    peer = _text(entry, "peer", _NAME)
-    if attempt.transcript is None:
-        if peer == own:
-            raise DataError("audit.peer", "the log's owner is named as its own peer")
-        attempt.peer = peer
-        step, number, again = attempt.key
-        attempt.transcript = Transcript(job=job, step=step, round=number, attempt=again, parties=(own, peer))
-    if attempt.peer != peer:
-        raise DataError("audit.peer", f"this attempt has two peers, {attempt.peer!r} and {peer!r}")
-    return attempt.transcript
-
-
-def _read_message(job: JobRecord, entry: Entry, line: Line, own: str) -> None:
-    attempt = _attempt(job, entry, line)
-    way = _text(entry, "direction", re.compile("sent|received"))
-    message, transcript = _message(entry), _set_peer(attempt, entry, job.job, own)
-    direction = attempt.direction(way)
-    if message.number != direction.count:
-        reason = f"it is numbered {message.number} where {direction.count} comes next: a message is missing or stands twice"
-        raise DataError("audit.message_number", reason)
-    direction.add(message)
-    transcript.add(own if way == "sent" else attempt.peer, message.type, bytes.fromhex(message.sha256), message.length)
-
-
-def _read_receipt(job: JobRecord, entry: Entry, line: Line, own: str) -> None:
-    attempt = _attempt(job, entry, line)
-    way = _text(entry, "direction", re.compile("sent|received"))
-    _set_peer(attempt, entry, job.job, own)
-    if way in attempt.receipts:
-        raise DataError("audit.receipt_twice", f"a second receipt was {way} in this attempt")
-    # Whatever a peer sent is recorded; whether it is a receipt at all is judged only where the step was done on its strength.
-    digest, signature = bytes.fromhex(_text(entry, "digest", _HEX)), bytes.fromhex(_text(entry, "signature", _HEX))
-    attempt.receipts[way] = ReceiptRecord(_integer(entry, "seq"), digest, signature)
-
-
-def _read_step(job: JobRecord, entry: Entry, line: Line, own: str) -> None:
-    attempt = _attempt(job, entry, line)
-    attempt.state, attempt.state_seq = _text(entry, "state", re.compile("start|done|failed")), _integer(entry, "seq")
-    if attempt.done and "transcript_sha256" in entry:
-        attempt.done_digest = bytes.fromhex(_text(entry, "transcript_sha256", _HASH))
-
-
-def _read_approval(job: JobRecord, entry: Entry, line: Line, own: str) -> None:
-    statement, signature = _text(entry, "statement"), _text(entry, "signature", _SIGNATURE)
-    job.approvals.append(ApprovalRecord(_integer(entry, "seq"), statement.encode(), bytes.fromhex(signature)))
-
-
-def _read_report(job: JobRecord, entry: Entry, line: Line, own: str) -> None:
-    digest = bytes.fromhex(_text(entry, "transcript_sha256", _HASH))
-    job.reports[_key(entry), _text(entry, "party", _NAME)] = ReportRecord(_integer(entry, "seq"), digest)
-
-
-def _read_directive(job: JobRecord, entry: Entry, line: Line, own: str) -> None:
-    if job.acted_seq is None:
-        job.acted_seq = _integer(entry, "seq")
-
-
-def _read_job(job: JobRecord, entry: Entry, line: Line, own: str) -> None:
-    state = _text(entry, "state")
-    if state in ENDED:
-        job.outcome = state
-
-
-def _read_disclosures(job: JobRecord, entry: Entry, line: Line, own: str) -> None:
-    job.outcome = job.outcome or "disclosed"
-
-
-_READERS: dict[str, tuple[int, Callable[[JobRecord, Entry, Line, str], None]]] = {
-    "approval": (4, _read_approval),
-    "directive": (4, _read_directive),
-    "step": (5, _read_step),
-    "message": (5, _read_message),
-    "job": (5, _read_job),
-    "disclosures": (5, _read_disclosures),
-    "receipt": (6, _read_receipt),
-    "report": (6, _read_report),
-}
-"""The kinds that the verification reads, each with the step that reports a malformed one."""
+        ledger.fault(LogRejected(error.code, error.message, step=step, log=ledger.name, seq=seq, offset=offset))

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 
 from audit.errors import VerificationError
-from audit.ledger import Attempt, AttemptKey, JobRecord, Ledger, LogRejected
+from audit.history import Attempt, AttemptKey, JobRecord
+from audit.ledger import Ledger, LogRejected
 from audit.receipts import Approval, parse_approval, receipt_statement, verify_approval
 from audit.signing import VerifierKey
 

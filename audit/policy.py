@@ -62,7 +62,7 @@ class CosignerPolicy(Strict):
     key: KeyText
 
 
-class LimitsPolicy(Strict):
+class Limits(Strict):
     """What the auditor asks of every job; absent: the parties' own policies alone."""
 
     key_bits_min: Annotated[int, Field(ge=1)] | None = None
@@ -76,7 +76,7 @@ class AuditPolicy(Strict):
     quorum: Annotated[int, Field(ge=0, le=64)] | None = None
     log: Annotated[list[LogPolicy], Field(min_length=1, max_length=1000)]
     cosigner: list[CosignerPolicy] = Field(default=[], max_length=64)
-    limits: LimitsPolicy = LimitsPolicy()
+    limits: Limits = Limits()
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Trust:
     source: KeySource
     cosigners: Mapping[str, VerifierKey] = field(default_factory=dict)
     quorum: int | None = None
-    limits: LimitsPolicy = field(default_factory=LimitsPolicy)
+    limits: Limits = field(default_factory=Limits)
 
     def witnesses(self, log: str) -> dict[str, VerifierKey]:
         """Who may cosign the checkpoints of ``log``: every other log's owner and the further witnesses."""

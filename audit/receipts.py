@@ -16,6 +16,7 @@ fails.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import struct
@@ -33,6 +34,7 @@ STATEMENT_BYTES_MAX = 4096
 _DOMAIN = b"isthmus transcript v1"
 
 
+@functools.lru_cache(maxsize=256)
 def _field(text: str) -> bytes:
     data = text.encode()
     return struct.pack(">I", len(data)) + data
@@ -60,7 +62,7 @@ class Transcript:
             raise UsageError("receipt.sender", f"{sender!r} is no party of this transcript.")
         if len(payload_sha256) != DIGEST_BYTES:
             raise UsageError("receipt.payload_digest", f"A message's SHA-256 has {DIGEST_BYTES} bytes, not {len(payload_sha256)}.")
-        self._directions[sender].update(_field(kind) + struct.pack(">Q", length) + payload_sha256)
+        self._directions[sender].update(_field(kind) + length.to_bytes(8) + payload_sha256)
         self._counts[sender] += 1
 
     def digest(self) -> bytes:

@@ -22,12 +22,12 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, NamedTuple, TypeAlias
 
 import rfc8785
 
@@ -35,6 +35,7 @@ from audit.checkpoint import NOTE_BYTES_MAX, Checkpoint, log_of, origin_of, sign
 from audit.cosignature import with_cosignature
 from audit.errors import DataError, UsageError, VerificationError
 from audit.merkle import TreeHashes
+from audit.mirror import Mirror
 from audit.signing import SigningKey, VerifierKey
 
 Json: TypeAlias = "str | int | bool | list[Json] | dict[str, Json] | None"
@@ -47,8 +48,7 @@ FRAME_FIELDS = ("v", "log", "seq", "prev", "time", "kind", "job", "step", "attem
 _RENAMED = {"seq": "number"}
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """One line of a log file: ``data`` without its newline, ``complete`` when the newline is there."""
 
     offset: int
@@ -83,6 +83,53 @@ def _no_float(text: str) -> Json:
     raise ValueError(f"{text[:20]} is not an integer")
 
 
+def _exact(text: str) -> int:
+    if len(text) > 15 and (len(text) > 17 or abs(int(text)) > INTEGER_MAX):
+        raise ValueError(f"{text[:20]} is beyond 2**53")
+    return int(text)
+
+
+# RFC 8785 for documents of text and integers is what Python's own encoder writes with these settings: the same escapes, keys in
+# the order of code points, which is that of UTF-16 units as long as no character beyond U+FFFF (four bytes in UTF-8) is there.
+_decoder = json.JSONDecoder(parse_float=_no_float, parse_int=_exact, parse_constant=_no_float)
+_encoder = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), check_circular=False, allow_nan=False)
+_strict = json.JSONDecoder(parse_float=_no_float, parse_int=_exact, parse_constant=_no_float, object_pairs_hook=_unique)
+_FRAME_TYPES = tuple((name, int if name in ("v", "seq", "attempt", "round") else str) for name in FRAME_FIELDS)
+
+
+_NUMBER, _DIGEST, _WORD = "(0|[1-9][0-9]{0,14})", '"([0-9a-f]{64})"', '"([A-Za-z0-9-]{1,63})"'
+_MESSAGE = re.compile(
+    rf'\{{"attempt":{_NUMBER},"direction":{_WORD},"items":{_NUMBER},"job":{_DIGEST},"kind":"message","length":{_NUMBER}'
+    rf',"log":{_WORD},"number":{_NUMBER},"peer":{_WORD},"prev":{_DIGEST},"round":{_NUMBER},"seq":{_NUMBER},"sha256":{_DIGEST}'
+    rf',"step":{_WORD},"time":"([0-9TZ:.-]{{1,40}})","type":{_WORD},"v":{ENTRY_VERSION}\}}'
+)
+"""The canonical form of a message entry, of which large logs consist: what matches is canonical, and read already."""
+
+
+def _message(text: str) -> dict[str, Json] | None:
+    """A message entry of the usual form; None for anything else."""
+    found = _MESSAGE.fullmatch(text)
+    if found is None:
+        return None
+    attempt, direction, items, job, length, log, number, peer, prev, round, seq, sha256, step, time, kind = found.groups()
+    return {
+        "v": ENTRY_VERSION, "log": log, "seq": int(seq), "prev": prev, "time": time, "kind": "message", "job": job, "step": step,
+        "attempt": int(attempt), "round": int(round), "direction": direction, "items": int(items), "length": int(length),
+        "number": int(number), "peer": peer, "sha256": sha256, "type": kind,
+    }  # fmt: skip
+
+
+def _canonical(text: str, data: bytes) -> Json:
+    """The document that ``data`` is the canonical form of: by the quick way where it is certain, else by the reference."""
+    document: Json = _decoder.decode(text)
+    if _encoder.encode(document) == text and (text.isascii() or max(data) < 0xF0):
+        return document
+    document = _strict.decode(text)
+    if rfc8785.dumps(document) != data:
+        raise ValueError("it is not in canonical form (RFC 8785)")
+    return document
+
+
 def parse_entry(data: bytes) -> dict[str, Json]:
     """One line as an entry: canonical JSON, no number but integers, the frame's fields present with their types.
 
@@ -90,18 +137,18 @@ def parse_entry(data: bytes) -> dict[str, Json]:
         DataError: ``log.entry_malformed``; the message gives the reason, never the content.
     """
     try:
-        entry = json.loads(data, object_pairs_hook=_unique, parse_float=_no_float, parse_constant=_no_float)
+        text = data.decode()
+        if (message := _message(text)) is not None:
+            return message
+        entry = _canonical(text, data)
         if not isinstance(entry, dict):
             raise ValueError("it is no object")
-        if rfc8785.dumps(entry) != data:
-            raise ValueError("it is not in canonical form (RFC 8785)")
-        for name in FRAME_FIELDS:
-            wanted: type = int if name in ("v", "seq", "attempt", "round") else str
+        for name, wanted in _FRAME_TYPES:
             value = entry.get(name)
-            if type(value) is not wanted or (isinstance(value, int) and value < 0):
+            if type(value) is not wanted or (wanted is int and value < 0):  # type: ignore[operator]
                 raise ValueError(f"its field {name!r} is missing, negative or of the wrong type")
         if entry["v"] != ENTRY_VERSION:
-            raise ValueError(f"its version is not {ENTRY_VERSION}")
+            raise ValueError(f"its version is {entry['v']}, and this program reads version {ENTRY_VERSION}")
     except UnicodeDecodeError:
         raise DataError("log.entry_malformed", "It is not UTF-8.") from None
     except json.JSONDecodeError as error:
@@ -160,8 +207,10 @@ def write_atomic(path: Path, data: bytes) -> None:
 class LogWriter:
     """Appends to one log.  Thread-safe; one process at a time has a log open (held by a lock on the file)."""
 
-    def __init__(self, folder: Path, *, key: SigningKey, clock: Callable[[], datetime], file: BinaryIO) -> None:
-        self._folder, self._key, self._clock, self._file = folder, key, clock, file
+    def __init__(
+        self, folder: Path, *, key: SigningKey, clock: Callable[[], datetime], file: BinaryIO, mirror: Mirror | None = None
+    ) -> None:
+        self._folder, self._key, self._clock, self._file, self._mirror = folder, key, clock, file, mirror
         self._lock = threading.Lock()
         self._tree = TreeHashes(folder)
         self._name = log_of(key.name)
@@ -185,8 +234,19 @@ class LogWriter:
         return self._tree.size
 
     @classmethod
-    def open(cls, folder: Path, *, key: SigningKey, clock: Callable[[], datetime]) -> LogWriter:
+    def open(
+        cls,
+        folder: Path,
+        *,
+        key: SigningKey,
+        clock: Callable[[], datetime],
+        mirror: Mirror | None = None,
+        told: Callable[[dict[str, Json]], None] | None = None,
+    ) -> LogWriter:
         """Create the log in ``folder``, or continue the one that is there after reading it through.
+
+        With a ``mirror`` the folder is first brought up to date, and everything is written there before it is written here
+        (:mod:`audit.mirror`).  ``told`` hears every entry that is there already, in order.
 
         Raises:
             UsageError: ``log.in_use`` (another process), ``log.other_owner``, ``log.unwritable``.
@@ -209,14 +269,16 @@ class LogWriter:
                 raise UsageError(
                     "log.in_use", f"The log in {folder} is open in another process.", remedy="Stop the other process first."
                 ) from None
-            writer = cls(folder, key=key, clock=clock, file=file)
-            writer._continue()
+            if mirror is not None:
+                mirror.restore(folder)
+            writer = cls(folder, key=key, clock=clock, file=file, mirror=mirror)
+            writer._continue(told)
         except BaseException:
             file.close()
             raise
         return writer
 
-    def _continue(self) -> None:
+    def _continue(self, told: Callable[[dict[str, Json]], None] | None) -> None:
         signed = self._read_checkpoint()
         torn = b""
         # A second, buffered handle: the log is read through once, one line in memory.
@@ -225,7 +287,9 @@ class LogWriter:
                 if not line.complete:
                     torn = line.data
                     break
-                self._take(line, signed)
+                entry = self._take(line, signed)
+                if told:
+                    told(entry)
         if signed is not None and signed.size > self._tree.size:
             raise VerificationError(
                 "log.shortened",
@@ -251,7 +315,7 @@ class LogWriter:
         self._signed_size = checkpoint.size
         return checkpoint
 
-    def _take(self, line: Line, signed: Checkpoint | None) -> None:
+    def _take(self, line: Line, signed: Checkpoint | None) -> dict[str, Json]:
         """Follow one entry that is already in the file."""
         seq = self._tree.size
         try:
@@ -271,6 +335,7 @@ class LogWriter:
                 f"The first {signed.size} entries of the log {self._name!r} are not those that were signed.",
                 remedy="Restore the log from a backup.",
             )
+        return entry
 
     def _broken(self, seq: int, offset: int, reason: str) -> VerificationError:
         return VerificationError(
@@ -305,8 +370,11 @@ class LogWriter:
             data = rfc8785.dumps(frame | own)
             if len(data) > LINE_BYTES_MAX:
                 raise UsageError("log.entry_too_large", f"An entry of kind {kind!r} has {len(data)} bytes, over {LINE_BYTES_MAX}.")
-            self._write(data + b"\n")
             seq = self._tree.size
+            if self._mirror is not None:
+                with self._unusable_on_failure():
+                    self._mirror.entry(seq, data)
+            self._write(data + b"\n")
             self._prev = self._tree.append(data).hex()
             self._time = now
             return seq
@@ -320,6 +388,15 @@ class LogWriter:
     def _refuse_unusable(self) -> None:
         if not self._usable:
             raise UsageError("log.closed", f"The log {self._name!r} is closed, or failed before.", remedy="Open it again.")
+
+    @contextlib.contextmanager
+    def _unusable_on_failure(self) -> Iterator[None]:
+        """The mirror refused, or nobody knows what it holds: this writer writes no more."""
+        try:
+            yield
+        except BaseException:
+            self._usable = False
+            raise
 
     def _write(self, data: bytes) -> None:
         try:
@@ -354,6 +431,7 @@ class LogWriter:
     def _sign(self) -> str:
         size = self._tree.size
         note = sign_checkpoint(Checkpoint(origin_of(self._name), size, self._tree.root()), self._key)
+        self._mirror_checkpoint(size, note.encode())
         try:
             write_atomic(self._folder / CHECKPOINT_FOLDER / f"{size:012d}", note.encode())
             write_atomic(self._folder / CHECKPOINT_FILE, note.encode())
@@ -361,6 +439,11 @@ class LogWriter:
             raise self._unwritten(error) from None
         self._signed_size = size
         return note
+
+    def _mirror_checkpoint(self, size: int, note: bytes) -> None:
+        if self._mirror is not None:
+            with self._unusable_on_failure():
+                self._mirror.checkpoint(size, note)
 
     def consistency(self, old: int, new: int) -> list[bytes]:
         """The proof that the first ``old`` entries begin the first ``new`` ones, for a witness (RFC 6962, section 2.1.2).
@@ -383,6 +466,7 @@ class LogWriter:
             path = self._folder / CHECKPOINT_FOLDER / f"{size:012d}"
             try:
                 note = with_cosignature(path.read_bytes(), line, key)
+                self._mirror_checkpoint(size, note)
                 write_atomic(path, note)
                 if size == self._signed_size:
                     write_atomic(self._folder / CHECKPOINT_FILE, note)

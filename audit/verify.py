@@ -7,7 +7,9 @@
     (4) approvals: both nodes signed this very job before it began
     (5) every sent message was received, the same bytes
     (6) receipts: both nodes signed the transcript of every step done
-    (7) the protocol's order, (8) policy bounds, (9) disclosures: not checked by this version
+    (7) the protocol's order: entries, steps, rounds, messages with their counts and lengths; nothing missing, nothing after the end
+    (8) bounds: keys, shared customers, rounds and bands as the job, each node's policy and the auditor allow; who received what
+    (9) disclosures: the entries and receipts say exactly what the messages carried, and the job allows each
 
 A step passes, is *open* (lawful so far, but something is missing: exit code 2), or fails (:class:`LogRejected`, exit code 1; 3
 when the input cannot be used).  What counts as missing and what as contradictory:
@@ -19,8 +21,9 @@ when the input cannot be used).  What counts as missing and what as contradictor
 - A log that ends inside or before an attempt is older than the other's, not contradictory; as soon as it goes on after that
   point (a later entry of the job that the other log dates after the attempt, a `done` or `failed`, the end of the job), what it
   lacks is contradictory.
-- Entries after the last checkpoint, a torn last line, a log without any checkpoint, a counterpart's log that was not given, and
-  a job that has not ended are open.
+- Entries after the last checkpoint, a log without any checkpoint, a counterpart's log that was not given, a job that has not
+  ended, and a job whose specification is in no log are open.
+- A line that is cut, too long, not canonical or of another version cannot be used, wherever it stands: exit code 3.
 
 A log is read once, and again only in the stretch where two logs differ.  Memory grows with the number of step attempts, not of
 messages.
@@ -28,21 +31,28 @@ messages.
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from audit.checkpoint import NOTE_BYTES_MAX, Checkpoint, log_of, parse_checkpoint, parse_note, verify_checkpoint
-from audit.cosigned import Sighting, check_sightings, cosigners, sightings
-from audit.errors import DataError, IsthmusError, VerificationError
+from audit.bounds import check_bounds
+from audit.checkpoint import Checkpoint, log_of, parse_checkpoint, parse_note
+from audit.cosigned import check_sightings, cosigners, sightings, uncovered
+from audit.disclosing import check_disclosures
+from audit.errors import IsthmusError, VerificationError
 from audit.facts import JobFacts
-from audit.ledger import ASK_AGAIN, JobRecord, Ledger, LogRejected, read_ledger
+from audit.figures import Views, views_of
+from audit.history import JobRecord
+from audit.lawful import check_order
+from audit.ledger import Ledger, LogRejected, read_ledger
 from audit.matching import check_approvals, check_messages, check_receipts
-from audit.policy import Trust, load_trust
-from audit.record import CHECKPOINT_FILE, CHECKPOINT_FOLDER, KEY_FILE, LOG_FILE, parse_entry, read_lines
+from audit.policy import Limits, Trust, load_trust
+from audit.record import KEY_FILE
 from audit.signing import VerifierKey
+from audit.sources import READABLE, LogSource, checkpoint_files, locate, own_key, read_small, unusable, verified
+from audit.telling import facts_of
 
 STEPS = (
     "policy and keys",
@@ -56,9 +66,7 @@ STEPS = (
     "policy bounds",
     "disclosures",
 )
-UNCHECKED = (7, 8, 9)
 LOGS_MAX = 64
-_READABLE = "Give this user the right to read it, or ask its owner for the whole log folder again."
 
 State = Literal["passed", "warning", "open", "failed", "unchecked"]
 
@@ -83,26 +91,6 @@ class OpenPoint:
 
     step: int
     text: str
-
-
-@dataclass
-class LogSource:
-    """One log as it was given: where its parts are, whose it says to be, and what its checkpoints say."""
-
-    path: Path
-    folder: Path
-    name: str
-    key: VerifierKey | None = None
-    checkpoints: dict[int, Checkpoint] = field(default_factory=dict)
-    cosigners: dict[int, frozenset[str]] = field(default_factory=dict)
-    """Who cosigned the checkpoint of each size, of the witnesses whose keys are known."""
-    sightings: list[Sighting] = field(default_factory=list)
-    """What this log's owner cosigned of other logs."""
-
-    @property
-    def signed_size(self) -> int:
-        """Entries that a checkpoint covers."""
-        return max(self.checkpoints, default=0)
 
 
 @dataclass(frozen=True)
@@ -155,10 +143,12 @@ def verify_logs(
     keys = {source.name: source.key for source in run.sources} | dict(run.trust.keys)
     for number, check in ((4, check_approvals), (5, check_messages), (6, check_receipts)):
         run.step(number, lambda check=check: check(run.ledgers, keys, run.missing))  # type: ignore[misc]
-    run.unended()
-    for number in UNCHECKED:
-        run.tell(number, "unchecked", "not checked by this version")
-    return VerifiedLogs(tuple(run.results), tuple(run.sources), tuple(run.ledgers), run.trust, tuple(run.points))
+    views = list(views_of(run.ledgers))
+    run.step(7, lambda: run.order(views))
+    run.step(8, lambda: run.bounds(views, run.trust.limits))
+    run.step(9, lambda: check_disclosures(run.ledgers, views, run.missing))
+    jobs = tuple(facts_of(run.ledgers, job, view) for job, view in views)
+    return VerifiedLogs(tuple(run.results), tuple(run.sources), tuple(run.ledgers), run.trust, tuple(run.points), jobs)
 
 
 class _Run:
@@ -168,6 +158,7 @@ class _Run:
         self.on_step = on_step
         self.results: list[StepResult] = []
         self.points: list[OpenPoint] = []
+        self._known: set[OpenPoint] = set()
         self.sources: list[LogSource] = []
         self.ledgers: list[Ledger] = []
         self.trust = Trust({}, "self-asserted")
@@ -182,7 +173,8 @@ class _Run:
     def missing(self, text: str) -> None:
         """Note an open point of the step that is running, once."""
         point = OpenPoint(self._current, text)
-        if point not in self.points:
+        if point not in self._known:
+            self._known.add(point)
             self.points.append(point)
 
     def step(self, number: int, action: Callable[[], tuple[State, str] | str]) -> None:
@@ -204,15 +196,15 @@ class _Run:
     def prepare(self, logs: Sequence[Path], policy: Path | None, partners: Sequence[Path]) -> tuple[State, str]:
         if not 0 < len(logs) <= LOGS_MAX:
             reason = f"{len(logs)} logs were given; between 1 and {LOGS_MAX} can be verified together."
-            raise _unusable("audit.no_logs", reason, "Give the logs of one job's parties and of their coordinator.")
+            raise unusable("audit.no_logs", reason, "Give the logs of one job's parties and of their coordinator.")
         try:
             self.trust = load_trust(policy, partners)
         except IsthmusError as error:
-            raise _unusable(error.code, error.message, error.remedy) from None
+            raise unusable(error.code, error.message, error.remedy) from None
         for path in logs:
-            source = _locate(path)
+            source = locate(path)
             if any(source.name == other.name for other in self.sources):
-                raise _unusable("audit.log_twice", f"The log {source.name!r} was given twice.", "Give each log once.")
+                raise unusable("audit.log_twice", f"The log {source.name!r} was given twice.", "Give each log once.")
             source.key = self._trusted_key(source)
             self.sources.append(source)
         names = ", ".join(source.name for source in self.sources)
@@ -223,9 +215,9 @@ class _Run:
 
     def _trusted_key(self, source: LogSource) -> VerifierKey | None:
         if self.trust.source == "self-asserted":
-            return _own_key(source)
+            return own_key(source)
         if source.name not in self.trust.keys:
-            raise _unusable(
+            raise unusable(
                 "audit.log_unknown",
                 f"No policy or partner file names the log {source.name!r} ({source.path}).",
                 "Add it to the policy, or give its partner file (`isthmus-node partner export` on its owner's node).",
@@ -239,7 +231,7 @@ class _Run:
         keys = {source.name: source.key for source in self.sources if source.key is not None} | dict(self.trust.keys)
         self.trust = replace(self.trust, keys=keys)
         for source in self.sources:
-            for path in _checkpoint_files(source):
+            for path in checkpoint_files(source):
                 if source.key is None:
                     self.missing(f"{source.name} has no {KEY_FILE} and no key was given")
                     break
@@ -253,12 +245,12 @@ class _Run:
 
     def _take(self, source: LogSource, path: Path, key: VerifierKey) -> None:
         """Check one checkpoint file and the cosignatures on it."""
-        checkpoint = _verified(path, key, step=1, log=source.name)
+        checkpoint = verified(path, key, step=1, log=source.name)
         known = source.checkpoints.setdefault(checkpoint.size, checkpoint)
         if known != checkpoint:
             reason = f"its key signed two different trees of {checkpoint.size} entries"
             raise LogRejected("audit.two_histories", reason, step=1, log=source.name)
-        names = cosigners(_read_small(path), self.trust.witnesses(source.name), log=source.name, file=path.name)
+        names = cosigners(read_small(path), self.trust.witnesses(source.name), log=source.name, file=path.name)
         source.cosigners[checkpoint.size] = source.cosigners.get(checkpoint.size, frozenset()) | names
 
     # ---- (2) --------------------------------------------------------------------------------------------------------------
@@ -271,73 +263,101 @@ class _Run:
             marks = set(source.checkpoints) | {checkpoint.size for owner, checkpoint in kept if owner is source}
             marks |= {sighting.checkpoint.size for sighting in seen if sighting.log == source.name}
             try:
-                ledger = read_ledger(source.path, name=source.name, marks=marks, signed_size=source.signed_size)
+                ledger = read_ledger(source.path, name=source.name, marks=marks)
             except OSError as error:
-                raise _unusable("audit.unreadable", f"{source.path} cannot be read: {error.strerror}.", _READABLE, step=2) from None
+                raise unusable("audit.unreadable", f"{source.path} cannot be read: {error.strerror}.", READABLE, step=2) from None
             self.ledgers.append(ledger)
+        if self._unusable() is not None:
+            return "unchecked", "a log cannot be read to its end"
         for owner, checkpoint in kept:
             ledger = next(ledger for ledger in self.ledgers if ledger.name == owner.name)
             if ledger.size < checkpoint.size:
                 reason = f"it has {ledger.size} entries, fewer than the {checkpoint.size} it had before"
                 raise LogRejected("audit.rolled_back", reason, step=2, log=owner.name)
-            if ledger.roots[checkpoint.size] != checkpoint.root:
+            if ledger.roots[checkpoint.size] != checkpoint.root and not self._vouched(owner.name, checkpoint):
                 reason = f"its first {checkpoint.size} entries are not those it had before"
                 raise LogRejected("audit.rewritten", reason, step=2, log=owner.name)
-        witnessed = check_sightings(seen, self.ledgers, self.missing)
+        witnessed = check_sightings(seen, self.ledgers, self.missing, self._vouched)
         if not kept:
             told = f"; {witnessed} logs continue what others cosigned of them" if witnessed else ""
             return ("passed" if witnessed else "unchecked"), f"no earlier checkpoint was given (--last){told}"
         return "passed", f"{len(kept)} earlier checkpoints and {witnessed} that others cosigned are continued"
 
+    def _vouched(self, name: str, checkpoint: Checkpoint) -> bool:
+        """Whether the log itself has this very checkpoint: then entries that do not fit it are step (3)'s to find."""
+        source = next(source for source in self.sources if source.name == name)
+        return source.checkpoints.get(checkpoint.size) == checkpoint
+
     def _kept(self, path: Path) -> tuple[LogSource, Checkpoint]:
         try:
-            name = log_of(parse_checkpoint(parse_note(_read_small(path)).text).origin)
+            name = log_of(parse_checkpoint(parse_note(read_small(path)).text).origin)
         except VerificationError as error:
-            raise _unusable(error.code, f"{path}: {error.message}", error.remedy, step=2) from None
+            raise unusable(error.code, f"{path}: {error.message}", error.remedy, step=2) from None
         except OSError as error:
-            raise _unusable("audit.unreadable", f"{path} cannot be read: {error.strerror}.", _READABLE, step=2) from None
+            raise unusable("audit.unreadable", f"{path} cannot be read: {error.strerror}.", READABLE, step=2) from None
         for source in self.sources:
             if source.name == name and source.key is not None:
-                return source, _verified(path, source.key, step=2, log=name)
+                return source, verified(path, source.key, step=2, log=name)
         reason = f"{path} is a checkpoint of {name!r}, which was not given or has no key."
-        raise _unusable("audit.other_checkpoint", reason, "Give that log and its key too, or leave this --last out.", step=2)
+        raise unusable("audit.other_checkpoint", reason, "Give that log and its key too, or leave this --last out.", step=2)
 
     # ---- (3) --------------------------------------------------------------------------------------------------------------
 
     def entries(self) -> str:
+        if (fault := self._unusable()) is not None:
+            raise fault
         for source, ledger in zip(self.sources, self.ledgers, strict=True):
-            fault = ledger.faults.get(3)
-            if fault is not None and not fault.unusable:
-                raise fault
+            if 3 in ledger.faults:
+                raise ledger.faults[3]
             _check_roots(source, ledger)
-            if fault is not None:
-                raise fault
+            _check_log_keys(source, ledger)
             if ledger.size > source.signed_size:
                 count = ledger.size - source.signed_size
                 self.missing(f"{count} entries of {source.name} after its last checkpoint are not signed")
-            if ledger.torn:
-                self.missing(f"{source.name} ends in a torn line at byte {ledger.end}")
+            for job in ledger.jobs.values():
+                self._check_cosigned(source, job)
         return f"{sum(ledger.size for ledger in self.ledgers)} entries"
 
-    # ---- what no step of this version decides, but the exit code does --------------------------------------------------------
+    def _check_cosigned(self, source: LogSource, job: JobRecord) -> None:
+        """Every entry of a job that ran is cosigned by its other parties whose keys are known, or by the policy's quorum."""
+        if job.acted_seq is None or job.spec is None or source.key is None:
+            return
+        parties = {job.spec.label_holder.name, job.spec.feature_holder.name, job.spec.coordinator} - {source.name}
+        lacking = uncovered(job.last_seq, source.cosigners, parties & set(self.trust.keys), self.trust.quorum)
+        if isinstance(lacking, int):
+            self.missing(
+                f"{source.name}'s entries of job {job.job[:12]} have {lacking} cosigners; the policy asks for {self.trust.quorum}"
+            )
+        elif lacking:
+            self.missing(f"{source.name}'s entries of job {job.job[:12]} are not all cosigned by {' and '.join(lacking)}")
 
-    def unended(self) -> None:
-        self._current = 7
+    def _unusable(self) -> LogRejected | None:
+        faults = (ledger.faults.get(3) for ledger in self.ledgers)
+        return next((fault for fault in faults if fault is not None and fault.unusable), None)
+
+    # ---- (7), (8) ---------------------------------------------------------------------------------------------------------
+
+    def order(self, views: Views) -> str:
+        detail = check_order(self.ledgers, views, self.missing)
+        self._unended()
+        return detail
+
+    def bounds(self, views: Views, bounds: Limits) -> tuple[State, str]:
+        small, detail = check_bounds(views, self.missing, bounds)
+        return ("warning" if small == "warning" else "passed"), detail
+
+    def _unended(self) -> None:
         for job in sorted({job for ledger in self.ledgers for job in ledger.jobs}):
             records = {ledger.name: ledger.jobs[job] for ledger in self.ledgers if job in ledger.jobs}
             if any(record.outcome in ("failed", "cancelled", "rejected") for record in records.values()):
                 continue
-            for name in sorted(name for name, record in records.items() if not record.outcome):
+            for name in sorted(name for name, record in records.items() if record.outcome in ("", "disclosed")):
                 self.missing(f"job {job[:12]} has not ended in the log of {name}{_last_attempt(records[name])}")
 
 
 def _last_attempt(record: JobRecord) -> str:
     attempts = sorted(record.attempts.values(), key=lambda attempt: attempt.last_seq)
     return f" (last: {attempts[-1].key}, {attempts[-1].state})" if attempts else ""
-
-
-def _unusable(code: str, message: str, remedy: str = "", *, step: int = 0) -> LogRejected:
-    return LogRejected(code, message, step=step, remedy=remedy, unusable=True)
 
 
 def _check_roots(source: LogSource, ledger: Ledger) -> None:
@@ -353,68 +373,12 @@ def _check_roots(source: LogSource, ledger: Ledger) -> None:
         before = size
 
 
-def _read_small(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(NOTE_BYTES_MAX + 1)
-
-
-def _verified(path: Path, key: VerifierKey, *, step: int, log: str) -> Checkpoint:
-    try:
-        return verify_checkpoint(_read_small(path), key)
-    except VerificationError as error:
-        raise LogRejected(error.code, f"{path.name}: {error.message}", step=step, log=log, remedy=error.remedy) from None
-    except OSError as error:
-        raise _unusable("audit.unreadable", f"{path} cannot be read: {error.strerror}.", _READABLE, step=step) from None
-
-
-def _checkpoint_files(source: LogSource) -> list[Path]:
-    folder = source.folder / CHECKPOINT_FOLDER
-    kept = sorted(path for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
-    latest = source.folder / CHECKPOINT_FILE
-    return [*kept, latest] if latest.is_file() else kept
-
-
-def _own_key(source: LogSource) -> VerifierKey | None:
-    path = source.folder / KEY_FILE
-    if not path.is_file():
-        return None
-    try:
-        key = VerifierKey.parse(_read_small(path).decode(errors="replace").strip())
-    except (VerificationError, OSError):
-        raise _unusable("audit.bad_key", f"{path} holds no verifier key.", "Give --policy or --partner instead.") from None
-    if log_of(key.name) != source.name:
-        raise _unusable("audit.bad_key", f"{path} is the key of {log_of(key.name)!r}, but the log is {source.name!r}'s.", ASK_AGAIN)
-    return key
-
-
-def _locate(given: Path) -> LogSource:
-    """Find a log's file and name from its file, its folder, or the state or node folder above it."""
-    if given.is_dir():
-        places = [given / LOG_FILE, given / "log" / LOG_FILE, given / "state" / "log" / LOG_FILE]
-        path = next((place for place in places if place.is_file()), None)
-    else:
-        path = given if given.is_file() else None
-    if path is None:
-        raise _unusable("audit.no_log", f"There is no log at {given}.", f"Give a folder that holds {LOG_FILE}, or that file.")
-    source = LogSource(path, path.parent, "")
-    source.name = _name(source)
-    return source
-
-
-def _name(source: LogSource) -> str:
-    """Whose log it says to be: by a checkpoint, else by its first entry; a malformed checkpoint is for step (1) to report."""
-    for path in reversed(_checkpoint_files(source)):
-        with contextlib.suppress(VerificationError, OSError):
-            return log_of(parse_checkpoint(parse_note(_read_small(path)).text).origin)
-    try:
-        with source.path.open("rb") as stream:
-            for line in read_lines(stream):
-                return str(parse_entry(line.data)["log"])
-    except DataError as error:
-        reason = f"Its first line (byte 0) is no log entry. {error.message}"
-        remedy = f"Give a log folder or its {LOG_FILE}; if this is one, ask its owner for an untouched copy of the whole folder."
-        log = str(source.path)
-        raise LogRejected(error.code, reason, step=0, log=log, seq=0, offset=0, remedy=remedy, unusable=True) from None
-    except OSError as error:
-        raise _unusable("audit.unreadable", f"{source.path} cannot be read: {error.strerror}.", _READABLE) from None
-    raise _unusable("audit.empty", f"{source.path} is empty: nothing was logged.", ASK_AGAIN)
+def _check_log_keys(source: LogSource, ledger: Ledger) -> None:
+    """Every run bound itself to the key that signs."""
+    if source.key is None:
+        return
+    own = hashlib.sha256(source.key.public).hexdigest()
+    for seq, committed in ledger.log_keys:
+        if committed != own:
+            reason = "this run bound itself to another log key than the one that signed"
+            raise LogRejected("audit.other_key", reason, step=3, log=source.name, seq=seq)

@@ -25,6 +25,7 @@ from audit.checkpoint import NOTE_BYTES_MAX, Checkpoint, log_of, parse_checkpoin
 from audit.cosignature import cosign, with_cosignature
 from audit.errors import DataError, VerificationError
 from audit.merkle import EMPTY_ROOT, verify_consistency
+from audit.mirror import Mirror
 from audit.record import write_atomic
 from audit.signing import SigningKey, VerifierKey
 
@@ -68,10 +69,11 @@ class Witness:
         folder: the participant's own log folder.
         key: its log key, which also cosigns.
         clock: gives the time as a zone-aware ``datetime``.
+        mirror: keeps what was cosigned for whoever takes over; written first (:mod:`audit.mirror`).
     """
 
-    def __init__(self, folder: Path, *, key: SigningKey, clock: Callable[[], datetime]) -> None:
-        self._folder, self._key, self._clock = folder / WITNESS_FOLDER, key, clock
+    def __init__(self, folder: Path, *, key: SigningKey, clock: Callable[[], datetime], mirror: Mirror | None = None) -> None:
+        self._folder, self._key, self._clock, self._mirror = folder / WITNESS_FOLDER, key, clock, mirror
         self._lock = threading.Lock()
 
     def kept(self, key: VerifierKey) -> Checkpoint | None:
@@ -130,9 +132,12 @@ class Witness:
     def _store(self, note: bytes, key: VerifierKey, shown: Checkpoint) -> Answer:
         parsed = parse_note(note)
         line = cosign(parsed.text, self._key, time=int(self._clock().timestamp()))
+        cosigned, path = with_cosignature(note, line, self._key.verifier), self._path(key)
+        if self._mirror is not None:
+            self._mirror.witnessed(log_of(key.name), shown.size, cosigned)
         try:
             self._folder.mkdir(exist_ok=True)
-            write_atomic(self._path(key), with_cosignature(note, line, self._key.verifier))
+            write_atomic(path, cosigned)
         except OSError as error:
             raise DataError(
                 "witness.unwritable",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, PrivateAttr, StringConstraints
+from pydantic import AfterValidator, Field, PrivateAttr, SecretStr, StringConstraints, model_validator
 
 from audit.identity import Identity, load_identity
 from audit.partner import Partner, load_partners
@@ -25,6 +26,7 @@ def _address(text: str) -> str:
 
 
 Address = Annotated[str, StringConstraints(max_length=320), AfterValidator(_address)]
+URL_BYTES_MAX = 4096
 PathText = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 
 
@@ -47,9 +49,21 @@ class JobsSection(Strict):
 
 
 class StoreSection(Strict):
-    """Where jobs are kept; by default SQLite in the state folder."""
+    """Where jobs are kept; by default SQLite in the state folder.
 
-    url: Annotated[str, StringConstraints(min_length=1, max_length=4096)] | None = None
+    ``url``, or ``url_file`` that holds it, for PostgreSQL; ``lease``: seconds without a sign of life after which a standby takes
+    over.
+    """
+
+    url: Annotated[SecretStr, Field(min_length=1, max_length=4096)] | None = None
+    url_file: PathText | None = None
+    lease: Annotated[int, Field(ge=2, le=300)] = 10
+
+    @model_validator(mode="after")
+    def _one_url(self) -> StoreSection:
+        if self.url is not None and self.url_file is not None:
+            raise ValueError("url and url_file say the same thing: keep one")
+        return self
 
 
 class CoordinatorConfig(Strict):
@@ -86,6 +100,35 @@ class CoordinatorConfig(Strict):
     def state_folder(self) -> Path:
         """Where the database and the log are."""
         return self.folder / self.coordinator.state
+
+    def store_url(self) -> str | None:
+        """The database's URL, which may hold a password; None for SQLite in the state folder.
+
+        Raises:
+            UsageError: ``config.unreadable``, ``config.readable_by_others``: the file that ``url_file`` names.
+        """
+        if self.store.url_file is None:
+            return self.store.url.get_secret_value() if self.store.url is not None else None
+        path = self.folder / self.store.url_file
+        try:
+            with path.open("rb") as file:
+                others, data = os.fstat(file.fileno()).st_mode & 0o007, file.read(URL_BYTES_MAX + 1)
+            text = data.decode().strip()
+        except (OSError, UnicodeDecodeError):
+            others, data, text = 0, b"", ""
+        if others:
+            raise UsageError(
+                "config.readable_by_others",
+                f"Everybody on this machine can read {path}, which `url_file` names and which may hold a password.",
+                remedy=f"chmod o= {path}",
+            )
+        if not text or len(data) > URL_BYTES_MAX or "\n" in text:
+            raise UsageError(
+                "config.unreadable",
+                f"The file {path}, which `url_file` names, cannot be read or does not hold one line with the database's URL.",
+                remedy="Write the URL and nothing else into it, and give this user the right to read it.",
+            )
+        return text
 
     def identity(self) -> Identity:
         """The coordinator's own keys.

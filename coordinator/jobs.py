@@ -4,12 +4,13 @@ No clock, no input or output.  What is to be said to the nodes comes back as ord
 what happened and only then sends them.
 
     submitted --both approve--> approved --both attached--> align --> prepare --> round 1 .. T --> finish --> evaluate --> finished
-        |                                                                                      (holdout 0: no evaluate)
+        |                                                                ^--no mask left--'       (holdout 0: no evaluate)
         +--one rejects--> rejected         any open state --cancel--> cancelled         approved and every step --fault--> failed
 
 A step is done when both nodes reported the same: the same transcript, the same inner products to the last bit, the same
 intersection and base rate.  ``attempt`` counts restarts over the whole job and never goes down, so no attempt of any step repeats
-another's random streams.
+another's random streams.  A round takes prepared masks, and fresh ones when it starts again; when none are left, `prepare` runs
+once more before it.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Literal
 
+from audit.layout import SPARE_SLOTS
 from audit.spec import JobSpec
 from coordinator.errors import PeerError, UsageError
-from coordinator.optimizer import Lookup, first_range, plan_next
+from coordinator.optimizer import Lookup, Next, first_range, plan_next
 
 State = Literal[
     "submitted", "approved", "align", "prepare", "round", "finish", "evaluate", "finished", "failed", "cancelled", "rejected"
 ]
-Event = Literal["approve", "reject", "start", "done", "again", "end", "fail", "cancel"]
+Event = Literal["approve", "reject", "start", "done", "again", "refill", "end", "fail", "cancel"]
 
 TRANSITIONS: Mapping[State, Mapping[Event, State]] = MappingProxyType(
     {
@@ -36,7 +38,7 @@ TRANSITIONS: Mapping[State, Mapping[Event, State]] = MappingProxyType(
         "approved": {"start": "align", "fail": "failed", "cancel": "cancelled"},
         "align": {"done": "prepare", "fail": "failed", "cancel": "cancelled"},
         "prepare": {"done": "round", "fail": "failed", "cancel": "cancelled"},
-        "round": {"again": "round", "done": "finish", "fail": "failed", "cancel": "cancelled"},
+        "round": {"again": "round", "refill": "prepare", "done": "finish", "fail": "failed", "cancel": "cancelled"},
         "finish": {"done": "evaluate", "end": "finished", "fail": "failed", "cancel": "cancelled"},
         "evaluate": {"end": "finished", "fail": "failed", "cancel": "cancelled"},
         "finished": {},
@@ -286,8 +288,21 @@ def restart(job: Job) -> Outcome:
     if step is None:
         return job, ()
     job = _with_step(job, replace(step, state="restarted"))
+    if step.step == "round" and not _masks_left(job, step.round, job.attempt + 1):
+        return _refill(job)
     again = replace(step, attempt=job.attempt + 1, reports={}, state="running")
     return replace(job, attempt=again.attempt, steps=(*job.steps, again)), (SendStep(again),)
+
+
+def _masks_left(job: Job, round: int, attempt: int) -> bool:
+    """Whether this attempt of a round finds masks among those last prepared, one a round and one to spare, as the nodes count."""
+    prepared = [step.attempt for step in job.steps if step.step == "prepare" and step.state == "done"]
+    return round - 1 + attempt - prepared[-1] < job.spec.model.rounds + SPARE_SLOTS
+
+
+def _refill(job: Job) -> Outcome:
+    """Prepare once more, as an attempt of its own, before the round that found no mask."""
+    return _begin(replace(job, attempt=job.attempt + 1), next_state(job.state, "refill"))
 
 
 def _close(job: Job, event: Event, code: str) -> Outcome:
@@ -309,13 +324,25 @@ def _complete(job: Job, step: Step) -> Outcome:
     if step.step == "align":
         return _begin(job, next_state(job.state, "done"))
     if step.step == "prepare":
-        return _begin(job, next_state(job.state, "done"), round=1, lookup_range=first_range(float(job.base_rate)))
+        return _after_prepare(job)
     if step.step == "round":
         return _after_round(job)
     if step.step == "finish" and Decimal(job.spec.model.holdout) > 0:
         following = next_state(job.state, "done")
         return _begin(job, following, coefficients=step.coefficients, lookup_range=step.lookup_range)
     return replace(job, state=next_state(job.state, "end")), (SendEnd(),)
+
+
+def _after_prepare(job: Job) -> Outcome:
+    """The first round, or the one that found no mask left, on the numbers it had or would have had."""
+    state, number = next_state(job.state, "done"), len(job.rounds_done) + 1
+    begun = [step for step in job.steps if (step.step, step.round) == ("round", number)]
+    if begun:
+        return _begin(job, state, round=number, coefficients=begun[-1].coefficients, lookup_range=begun[-1].lookup_range)
+    if number == 1:
+        return _begin(job, state, round=1, lookup_range=first_range(float(job.base_rate)))
+    plan = _plan(job)
+    return _begin(job, state, round=number, coefficients=plan.coefficients, lookup_range=plan.lookup_range)
 
 
 def _lookup(job: Job) -> Lookup:
@@ -326,10 +353,10 @@ def _lookup(job: Job) -> Lookup:
     return Lookup(rows=rows, columns=columns, entries=job.spec.model.lookup_entries_of(rows))
 
 
-def _after_round(job: Job) -> Outcome:
-    rounds = job.rounds_done
-    label_holder = job.parties[0]
-    plan = plan_next(
+def _plan(job: Job) -> Next:
+    """What follows from the rounds that are done: the same however often it is asked."""
+    rounds, label_holder = job.rounds_done, job.parties[0]
+    return plan_next(
         [step.reports[label_holder].inner_products for step in rounds],
         [step.coefficients for step in rounds],
         base_rate=float(job.base_rate),
@@ -337,11 +364,17 @@ def _after_round(job: Job) -> Outcome:
         tolerance=float(job.spec.model.tolerance),
         lookup=_lookup(job),
     )
+
+
+def _after_round(job: Job) -> Outcome:
+    plan = _plan(job)
     job = _with_step(job, replace(job.steps[-1], decrement=plan.decrement))
     if plan.stop:
         job = replace(job, converged=plan.converged)
         return _begin(job, next_state(job.state, "done"), coefficients=plan.coefficients, lookup_range=plan.lookup_range)
-    following = len(rounds) + 1
+    following = len(job.rounds_done) + 1
+    if not _masks_left(job, following, job.attempt):
+        return _refill(job)
     return _begin(
         job, next_state(job.state, "again"), round=following, coefficients=plan.coefficients, lookup_range=plan.lookup_range
     )
@@ -355,6 +388,8 @@ def _check_alone(job: Job, party: str, done: StepReport) -> None:
         raise PeerError("coordinator.bad_report", f"{party} reported sizes that cannot be those of one alignment.")
     if done.step == "prepare" and (not done.base_rate or not 0.0 < float(done.base_rate) < 1.0):
         raise PeerError("coordinator.bad_report", f"{party} reported no base rate between 0 and 1.")
+    if done.step == "prepare" and job.base_rate and done.base_rate != job.base_rate:
+        raise PeerError("coordinator.bad_report", f"{party} reported another base rate than before.")
     if done.step == "round" and len(done.inner_products) != done.round:
         raise PeerError(
             "coordinator.bad_report", f"{party} reported {len(done.inner_products)} inner products in round {done.round}."

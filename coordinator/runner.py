@@ -1,6 +1,6 @@
 """Runs the jobs: takes what arrives, asks the state machine, stores and logs what follows, and only then tells the nodes.
 
-One lock guards everything; nothing under it waits for the network (directives go into queues that the streams empty).  Order of
+One lock guards everything; nothing under it waits for a node (directives go into queues that the streams empty).  Order of
 every change: database, log, memory, directives.  A crash in between leaves a job that is continued with the next attempt.
 
 When a node's stream ends during a step, the step waits ``detach_grace`` seconds; if the node comes back and has not reported the
@@ -83,6 +83,19 @@ class Attachment:
             raise self.reason
 
 
+@dataclass
+class Logged:
+    """What a log that is opened holds of jobs: those it knows, and those whose end it tells."""
+
+    begun: set[str] = field(default_factory=set)
+    ended: set[str] = field(default_factory=set)
+
+    def hear(self, entry: Mapping[str, Json]) -> None:
+        """Take in one entry."""
+        if entry["kind"] == "job":
+            (self.ended if entry.get("state") in jobs.ENDED else self.begun).add(str(entry["job"]))
+
+
 @dataclass(frozen=True)
 class Progress:
     """How far a party says it is in the running step."""
@@ -100,6 +113,7 @@ class Runner:
         partners: partner files by name: whose approvals and streams are known.
         witness: the coordinator's memory of the nodes' logs.
         clock: gives the time as a zone-aware ``datetime``.
+        logged: what the log held of each job when it was opened.
         detach_grace: seconds a node may be away during a step.
         link_patience: seconds in which a cut link between the nodes may turn out to be a node that went.
     """
@@ -114,6 +128,7 @@ class Runner:
         log: LogWriter,
         witness: Witness,
         clock: Callable[[], datetime],
+        logged: Logged | None = None,
         detach_grace: float = 30.0,
         link_patience: float = 2.0,
         observer: Observer = SILENT,
@@ -134,7 +149,27 @@ class Runner:
         self._cosigning = Cosigning(log, witness, partners=partners, attached=self._attached, refused=self._refused)
         for job in (*self._jobs.values(), *store.recent(RECENT)):
             self._cosigning.met(job)
+            if logged is not None:
+                self._catch_up(job, logged)
         self._cosigning.checkpoint()
+
+    def _catch_up(self, job: Job, logged: Logged) -> None:
+        """Log what a crash kept out of the log: the database is written first."""
+        if job.identity not in logged.begun:
+            self._log_submission(job)
+            logged.begun.add(job.identity)
+        if job.ended and job.identity not in logged.ended:
+            self._log_end(job)
+            logged.ended.add(job.identity)
+
+    def _log_submission(self, job: Job) -> None:
+        self._log.append("spec", job=job.identity, document=job.spec.canonical().decode())
+        self._log.append("job", job=job.identity, state="submitted", code="")
+
+    def _log_end(self, job: Job) -> None:
+        items: list[Json] = [*disclosures.receipt(job)]
+        self._log.append("disclosures", job=job.identity, items=items)
+        self._log.append("job", job=job.identity, state=job.state, code=job.code)
 
     # -- nodes
 
@@ -169,10 +204,7 @@ class Runner:
             del self._attached[party]
             attachment.close()
             if not self.stopping and any(self._waits_for(job, party) for job in self._jobs.values()):
-                timer = threading.Timer(self._grace, self._lost, args=(party,))
-                timer.daemon = True
-                self._timers[party] = timer
-                timer.start()
+                self._timers[party] = _later(self._grace, self._lost, party)
             self._notify()
 
     def receive(self, attachment: Attachment, report: control_pb2.Report) -> None:
@@ -275,8 +307,7 @@ class Runner:
             job = Job(spec.identity(), spec, submitted=now, updated=now)
             self._store.save(job)
             _log.info("job %s submitted", job.identity[:12], extra={"job": job.identity})
-            self._log.append("spec", job=job.identity, document=spec.canonical().decode())
-            self._log.append("job", job=job.identity, state=job.state, code="")
+            self._log_submission(job)
             self._jobs[job.identity] = job
             self._cosigning.met(job)
             self._cosigning.checkpoint()
@@ -401,9 +432,7 @@ class Runner:
         elif job.spec.peer_of(party).name not in self._attached:
             self._stale.add(job.identity)  # the other node went: it has its grace to come back
         else:
-            timer = threading.Timer(self._patience, self._give_up, args=(job.identity, key, body.code))
-            timer.daemon = True
-            timer.start()
+            _later(self._patience, self._give_up, job.identity, key, body.code)
 
     def _give_up(self, identity: str, key: tuple[str, int, int], code: str) -> None:
         """A link was cut some time ago: if no node went meanwhile, that was the failure."""
@@ -478,9 +507,8 @@ class Runner:
                     coefficients=[repr(value) for value in step.coefficients], lookup_range=repr(step.lookup_range),
                 )  # fmt: skip
         if after.ended:
-            items: list[Json] = [*disclosures.receipt(after)]
-            self._log.append("disclosures", job=after.identity, items=items)
-        if _outward(after) != _outward(before):
+            self._log_end(after)
+        elif _outward(after) != _outward(before):
             self._log.append("job", job=after.identity, state=_outward(after), code=after.code)
         if orders:
             self._cosigning.checkpoint()
@@ -514,6 +542,21 @@ class Runner:
     def _notify(self) -> None:
         self.version += 1
         self.changed.notify_all()
+
+
+def _later(seconds: float, action: Callable[..., None], *arguments: Any) -> threading.Timer:
+    """A started timer; what the action may raise (a database that cannot be written) is told in the log."""
+
+    def act() -> None:
+        try:
+            action(*arguments)
+        except IsthmusError as error:
+            _log.error("%s", error)
+
+    timer = threading.Timer(seconds, act)
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 def _key(job: Job) -> tuple[str, int, int] | None:

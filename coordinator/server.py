@@ -11,16 +11,20 @@ from importlib import metadata
 
 import grpc
 
+from audit.identity import Identity
 from audit.opening import write_opening
 from audit.record import LogWriter
 from audit.spec import SPEC_BYTES_MAX
 from audit.witness import Witness
 from coordinator.config import CoordinatorConfig
-from coordinator.errors import TransportError
+from coordinator.errors import DataError, TransportError
+from coordinator.leader import Leadership, NotLeader
 from coordinator.operators import OperatorService
-from coordinator.runner import Runner
+from coordinator.runner import Logged, Runner
 from coordinator.service import ControlService, caller
 from coordinator.store import Store
+from coordinator.store.engine import is_postgresql
+from coordinator.store.log import LogMirror
 from coordinator.watching import Watch
 from operations.stopping import wait_for
 from protos import control_pb2_grpc, tls
@@ -53,15 +57,28 @@ def utc_now() -> datetime:
 class Server:
     """A coordinator that listens.
 
+    Args:
+        watch: what watches the process from before this server on.
+        leading: on a database that several coordinators share, this one's lead (:meth:`coordinator.leader.Leadership.wait`).
+
     Raises (on construction):
         UsageError, TransportError: keys, partner files, database or log cannot be used; ``transport.port_in_use``.
+        DataError: ``coordinator.not_leader``.
     """
 
-    def __init__(self, config: CoordinatorConfig, *, clock: Callable[[], datetime] = utc_now, grace: float | None = None) -> None:
+    def __init__(
+        self,
+        config: CoordinatorConfig,
+        *,
+        clock: Callable[[], datetime] = utc_now,
+        grace: float | None = None,
+        leading: Leadership | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        self._leading, self.watch = leading, watch or Watch(config, leading)
         identity, partners = config.identity(), config.partners()
         nodes = {name: p for name, p in partners.items() if p.role != "coordinator"}
         own = {identity.name: identity.tls_certificate_pem}
-        self.watch = Watch(config)
         pinned = {name: partner.certificate_pem for name, partner in nodes.items()}
         self._pool = futures.ThreadPoolExecutor(STREAMS_MAX, thread_name_prefix="stream")
         self._grpc = grpc.server(self._pool, options=OPTIONS, maximum_concurrent_rpcs=STREAMS_MAX)
@@ -74,9 +91,12 @@ class Server:
             self._pool.shutdown(wait=False)
             raise TransportError(error.code, error.message, remedy=error.remedy) from None
         # Nothing is opened before the port is ours, so that a second server on one folder changes nothing.
-        self._record = LogWriter.open(config.state_folder / "log", key=identity.log_key, clock=clock)
+        mirror = _mirror(leading, identity)
+        logged = Logged()
+        log_folder = config.state_folder / "log"
+        self._record = LogWriter.open(log_folder, key=identity.log_key, clock=clock, mirror=mirror, told=logged.hear)
         try:
-            self._store = Store.open(config.store.url) if config.store.url else Store.in_folder(config.state_folder)
+            self._store = _store(config, leading)
         except BaseException:
             self._record.close()
             raise
@@ -87,8 +107,9 @@ class Server:
             partners=nodes,
             store=self._store,
             log=self._record,
-            witness=Witness(config.state_folder / "log", key=identity.log_key, clock=clock),
+            witness=Witness(log_folder, key=identity.log_key, clock=clock, mirror=mirror),
             clock=clock,
+            logged=logged,
             detach_grace=config.jobs.detach_grace if grace is None else grace,
             observer=self.watch.metrics,
         )
@@ -103,7 +124,8 @@ class Server:
         Raises:
             UsageError: ``metrics.port_in_use``.
         """
-        self.watch.open(self.runner, self._store)
+        self.watch.read_from(self.runner, self._store)
+        self.watch.listen()
         self._grpc.start()
 
     def beat(self) -> None:
@@ -123,5 +145,26 @@ class Server:
         self._grpc.stop(STOP_SECONDS).wait()
         self._pool.shutdown(wait=True)
         self.watch.close()
-        self._store.close()
-        self._record.close()
+        try:
+            self._record.close()
+        except DataError:
+            # A coordinator that leads no more cannot sign its last entries: whoever leads now has them, and signs.
+            if self._leading is None or not self._leading.lost:
+                raise
+        finally:
+            self._store.close()
+
+
+def _mirror(leading: Leadership | None, identity: Identity) -> LogMirror | None:
+    if leading is None:
+        return None
+    return LogMirror(leading.engine, key=identity.log_key.verifier, fence=leading.check, failed=leading.lose)
+
+
+def _store(config: CoordinatorConfig, leading: Leadership | None) -> Store:
+    if leading is not None:
+        return Store(leading.engine, fence=leading.check)
+    url = config.store_url()
+    if url is not None and is_postgresql(url):
+        raise NotLeader("nobody asked for the lead on a database that several coordinators may share")
+    return Store.open(url) if url is not None else Store.in_folder(config.state_folder)

@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2_grpc
 
 from audit.errors import IsthmusError
 from coordinator.config import CoordinatorConfig
+from coordinator.leader import Leadership
 from coordinator.metrics import CoordinatorMetrics, CoordinatorState
 from coordinator.runner import Runner
 from coordinator.store import Store
@@ -22,27 +23,33 @@ _log = logging.getLogger("isthmus.coordinator")
 
 
 class Watch:
-    """One coordinator's.  A coordinator without nodes is ready: it waits for them."""
+    """One coordinator's.  A coordinator without nodes is ready: it waits for them.  A standby is alive and not ready.
 
-    def __init__(self, config: CoordinatorConfig) -> None:
+    Args:
+        leading: on a database that several coordinators share, this one's part in who leads.
+    """
+
+    def __init__(self, config: CoordinatorConfig, leading: Leadership | None = None) -> None:
         self._config = config
         self._log = config.state_folder / "log" / "log.jsonl"
         self._local: LocalHealth | None = None
         self._stack = ExitStack()
+        self._open = False
         self.metrics = CoordinatorMetrics()
-        checks = (Check("log", lambda: log_writable(self._log)), Check("disk", lambda: disk_free(config.state_folder)))
-        self.health = Health(checks)
+        self.health = Health(
+            (
+                *([Check("leading", lambda: leading.epoch > 0 and not leading.lost)] if leading is not None else []),
+                Check("log", lambda: log_writable(self._log)),
+                Check("disk", lambda: disk_free(config.state_folder)),
+            )
+        )
 
     def serve_health(self, server: grpc.Server, authenticate: Callable[[grpc.ServicerContext], object]) -> None:
         """Add the standard health service to the coordinator's port."""
         health_pb2_grpc.add_HealthServicer_to_server(PartnersHealthService(self.health, authenticate), server)
 
-    def open(self, runner: Runner, store: Store) -> None:
-        """Open what can be asked from outside.
-
-        Raises:
-            UsageError: ``metrics.port_in_use``, and those of :func:`operations.config.check_exposure`.
-        """
+    def read_from(self, runner: Runner, store: Store) -> None:
+        """Say where the figures of a serving coordinator are read."""
         self.metrics.read_from(
             CoordinatorState(
                 attached=runner.attached,
@@ -53,6 +60,17 @@ class Watch:
                 folder=self._config.state_folder,
             )
         )
+
+    def listen(self) -> None:
+        """Open what can be asked from outside; once it is open, nothing.
+
+        Raises:
+            UsageError: ``metrics.port_in_use``, and those of :func:`operations.config.check_exposure`.
+        """
+        if self._open:
+            return
+        self._open = True
+        self._config.state_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         where = check_exposure(self._config.metrics)
         if where is not None:
             self._stack.callback(Endpoint(*where, self.metrics.figures.registry, self.health).close)

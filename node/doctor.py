@@ -22,6 +22,7 @@ from node.data.report import examine
 from node.errors import IsthmusError
 from node.identity import coordinator_of, known_partners, own_identity
 from node.policy import Policy, load_policy
+from node.runtime.retention import cost
 from protos import tls
 
 CONNECT_SECONDS = 5.0
@@ -75,6 +76,7 @@ def diagnose(config_path: Path, *, clock: Clock = _utc_now) -> list[Check]:
         checks.append(_failed("keys", error))
     checks += _clock(config, clock())
     checks.append(_disk(config))
+    checks += _retention(config)
     try:
         partners = known_partners(config)
         checks += _partners(config, partners, identity, clock())
@@ -199,6 +201,29 @@ def _disk(config: NodeConfig) -> Check:
     if free < DISK_FAIL_BYTES:
         return Check("disk", "fail", text, "Free some space: a job's steps are stored there.", "node.disk_full")
     return Check("disk", "warn" if free < DISK_WARN_BYTES else "ok", text)
+
+
+def _retention(config: NodeConfig) -> Iterator[Check]:
+    """What replays cost on this disk, and what the policy says of it."""
+    try:
+        policy = load_policy(config.policy_path).retention
+    except IsthmusError:
+        return  # the check of the policy tells
+    says = {"none": "nothing is kept", "always": "always"}.get(policy.text, f"{policy.text} days after a job's end")
+    held = cost(config.state_folder)
+    parts = f"data sets {size_text(held.tables)}, messages {size_text(held.messages)}, seeds {size_text(held.seeds)}"
+    jobs = f"{held.jobs} job{'' if held.jobs == 1 else 's'}"
+    yield Check("retention", "ok", f"for replays: {says}; on disk now {size_text(held.total)} of {jobs} ({parts})")
+
+
+def size_text(count: int) -> str:
+    """A number of bytes for people: ``512 B``, ``1.5 KiB``, ``3.2 GiB``."""
+    value, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
 
 
 def _partners(config: NodeConfig, partners: Mapping[str, Partner], identity: Identity | None, now: datetime) -> Iterator[Check]:

@@ -66,6 +66,32 @@ class DiscloseSection(Strict):
     aggregates_to_coordinator: bool = False
 
 
+class RetentionSection(Strict):
+    """How long what a replay needs is kept after a job's end: the data set as aligned, the messages received, the seed.
+
+    Absent: ``keep = "none"``, which keeps nothing.
+    """
+
+    keep: Literal["none", "always"] | None = None
+    days: Annotated[int, Field(ge=1, le=36_500)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> RetentionSection:
+        if self.keep is not None and self.days is not None:
+            raise ValueError('either keep ("none" or "always") or a number of days stands here, not both')
+        return self
+
+    @property
+    def keeps(self) -> bool:
+        """Whether anything is kept at all."""
+        return self.days is not None or self.keep == "always"
+
+    @property
+    def text(self) -> str:
+        """As the log says it: ``none``, ``always`` or the number of days."""
+        return str(self.days) if self.days is not None else self.keep or "none"
+
+
 class AutoApprove(Strict):
     """A rule that approves a job without a person.  Every field must match; only the spec's own checks remain."""
 
@@ -82,6 +108,7 @@ class Policy(Strict):
     datasets: DatasetsSection = DatasetsSection()
     limits: LimitsSection = LimitsSection()
     disclose: DiscloseSection = DiscloseSection()
+    retention: RetentionSection = RetentionSection()
     dataset: list[DatasetClause] = Field(default_factory=list)
     auto_approve: list[AutoApprove] = Field(default_factory=list)
 

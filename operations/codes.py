@@ -12,15 +12,16 @@ UNKNOWN = "peer.unknown_code"
 _BY_AREA = """
 approval: invalid malformed other_job other_party other_peer
 audit: bad_checkpoint bad_key bad_note bad_signature key_name key_seed not_cosigned not_signed wrong_origin
-config: invalid missing_file missing_key not_toml other_identity unknown_key unreadable unwritable
+config: invalid missing_file missing_key not_toml other_identity readable_by_others unknown_key unreadable unwritable
 control: bad_field no_hello not_an_operator party_mismatch protocol_version superseded unexpected unknown_job
-coordinator: ambiguous_job bad_report cancelled illegal_transition job_exists node_lost other_coordinator rejected
-    reports_differ stopping undisclosed_metrics unknown_job unknown_party wrong_role
+coordinator: ambiguous_job bad_report cancelled folder_in_use illegal_transition job_exists node_lost not_leader
+    other_coordinator rejected reports_differ stopping undisclosed_metrics unknown_job unknown_party wrong_role
 curve: empty_tag expand_length points_length scalar
 data: changed column_type constant_column database duplicate_column duplicate_identifiers empty_identifier identifier_type
     label_not_two_valued label_positive_unknown malformed_row missing_column missing_file missing_value no_rows not_a_number
     not_utf8 nothing_offered nothing_to_impute out_of_range salt too_few_rows too_many_columns too_many_levels too_many_rows
     unfit_identifier unreadable weights_shape woe_needs_label
+disclosure: no_salt
 drbg: bound reused seed
 engine: kind worker_died workers
 file: unwritable
@@ -30,7 +31,8 @@ internal: error
 job: ambiguous attempt_reused directive_changed ended illegal_end illegal_transition interrupted no_model not_approved
     not_waiting rejected_here spec_mismatch step_order superseded too_many_attempts unknown unknown_step who
 journal: receipts_differ
-log: altered broken clock closed entry_malformed entry_too_large field in_use key line_too_long no_checkpoint number
+kept: unreadable
+log: altered broken clock closed entry_malformed entry_too_large field forked in_use key line_too_long no_checkpoint number
     other_owner shortened unwritable write_failed
 lookup: batch index_range indices rows table_shape wrong_count wrong_length wrong_position
 merkle: consistency inclusion range
@@ -55,7 +57,7 @@ scoring: bad_aggregates bad_band one_class
 seed: unreadable
 spec: empty invalid not_a_number not_a_party not_canonical too_large
 state: in_use object_array unreadable unwritable write_failed
-store: bad_url newer_schema unusable write_failed
+store: backup_failed bad_url in_use newer_schema no_database no_driver other_owner read_failed unusable write_failed
 training: bad_directive base_rate directives_differ label_missing no_mask_left one_class preconditioner_range rows_differ
     too_many_columns weight_range
 transport: bad_address bad_certificate cannot_listen certificate_expired clock closed no_partners no_route no_stream

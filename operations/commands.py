@@ -64,7 +64,7 @@ def report_health(folder: Path, *, live: bool, as_json: bool) -> int:
     failing: list[str] = []
     error: IsthmusError | None = None
     try:
-        found = ask(folder, (LIVENESS, READINESS, "attached", "log", "disk"))
+        found = ask(folder, (LIVENESS, READINESS, "attached", "leading", "log", "disk"))
         failing = [name for name, well in found.items() if not well and name != READINESS]
     except IsthmusError as told:
         error, found = told, {}

@@ -16,8 +16,10 @@ import grpc
 from audit.identity import Identity, create_identity
 from audit.partner import export_partner
 from audit.receipts import approval_statement
+from audit.spec import JobSpec
 from coordinator.client import connect
 from coordinator.config import CoordinatorConfig, load_config
+from coordinator.leader import Leadership
 from coordinator.server import Server
 from coordinator.submit import build_spec
 from protos import control_pb2, control_pb2_grpc, tls
@@ -29,9 +31,13 @@ WAIT = 10.0
 
 
 class World:
-    """One coordinator's folder and both nodes' keys."""
+    """One coordinator's folder and both nodes' keys.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        store: the database's URL; SQLite in the state folder without one.
+    """
+
+    def __init__(self, folder: Path, *, store: str = "") -> None:
         self.folder = folder
         self.home = folder / "coordinator"
         self.identities = {name: create_identity(folder / name, name=name, role=name) for name in ("bank", "platform")}
@@ -40,13 +46,19 @@ class World:
         for name, identity in self.identities.items():
             (self.home / "partners" / f"{name}.partner.json").write_bytes(export_partner(identity, address=""))
         self.port = free_port()
-        (self.home / "coordinator.toml").write_text(f'[coordinator]\nname = "coordinator"\nlisten = "127.0.0.1:{self.port}"\n')
+        section = f'[store]\nurl = "{store}"\nlease = 2\n' if store else ""
+        text = f'[coordinator]\nname = "coordinator"\nlisten = "127.0.0.1:{self.port}"\n{section}'
+        (self.home / "coordinator.toml").write_text(text)
         self.config: CoordinatorConfig = load_config(self.home / "coordinator.toml")
         self.server: Server | None = None
+        self.leading: Leadership | None = None
         self.nodes: list[Node] = []
 
     def serve(self, grace: float = 5.0) -> Server:
-        self.server = Server(self.config, grace=grace)
+        self.leading = Leadership.of(self.config, self.config.identity())
+        if self.leading is not None:
+            assert self.leading.wait(threading.Event())
+        self.server = Server(self.config, grace=grace, leading=self.leading)
         self.server.start()
         return self.server
 
@@ -54,13 +66,16 @@ class World:
         if self.server is not None:
             self.server.stop()
             self.server = None
+        if self.leading is not None:
+            self.leading.release()
+            self.leading = None
 
     def node(self, name: str, **options: Any) -> Node:
         node = Node(self, name, **options)
         self.nodes.append(node)
         return node
 
-    def submit(self, **model: Any) -> str:
+    def spec(self, **model: Any) -> JobSpec:
         document = {
             "label_holder": {"name": "bank", "dataset": "cards", "features": ["limit"]},
             "feature_holder": {"name": "platform", "dataset": "shop", "features": ["spend"]},
@@ -68,9 +83,11 @@ class World:
             "model": model,
             "disclose": {"aggregates_to_feature_holder": True, "aggregates_to_coordinator": True},
         }
-        spec = build_spec(document, coordinator="coordinator", partners=self.config.partners())
+        return build_spec(document, coordinator="coordinator", partners=self.config.partners())
+
+    def submit(self, **model: Any) -> str:
         with connect(self.config) as client:
-            return client.submit(spec.canonical())
+            return client.submit(self.spec(**model).canonical())
 
     def show(self, job: str) -> control_pb2.JobView:
         with connect(self.config) as client:

@@ -14,6 +14,8 @@ import functools
 import json
 import random
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -55,7 +57,8 @@ class Ask:
 
     Attributes:
         ending: "run" to its end; "reject" by the platform; "cancel" before anyone approved; "stop" the platform's node in the
-            first message of ``stop_at`` and start it again, so that the step is restarted.
+            first message of ``stop_at`` and start it again, so that the step is restarted, ``stops`` times; "kill" its process
+            there.
         minimum: shared customers asked for; above SHARED the alignment fails.
     """
 
@@ -68,6 +71,7 @@ class Ask:
     to_coordinator: bool = True
     ending: str = "run"
     stop_at: str = "MaskedGradients"
+    stops: int = 1
     numbers_only: bool = False
 
 
@@ -85,6 +89,12 @@ TOO_FEW = Ask(minimum=SHARED + 1)
 """The alignment runs and fails at its end: fewer shared customers than the job asks for."""
 RESTARTED = Ask(ending="stop")
 """The platform's node is stopped within a round and started again: the step is repeated as the next attempt."""
+KILLED = Ask(ending="kill", stop_at="DotOperands")
+"""The platform's node is a process of its own, killed within a round: nothing of the attempt's end is in its log."""
+REPREPARED = Ask(ending="stop", stop_at="MaskedWeights", stops=3, holdout="0")
+"""Stopped so often in its second round that no mask is left, and prepared a second time."""
+REPREPARED_LATE = Ask(ending="stop", stop_at="FirstResiduals", stops=2, rounds=2, holdout="0")
+"""Stopped twice in its first round, so that the second finds no mask and is prepared for."""
 RESTARTED_EARLY = Ask(ending="stop", stop_at="RowProducts", to_coordinator=False)
 
 
@@ -235,7 +245,11 @@ def _run(ask: Ask, data: DemoData, layout: parties.Layout, config: Any, running:
         "aggregates_to_coordinator": ask.to_coordinator,
     }
     spec = build_spec(document, coordinator="coordinator", partners=config.partners())
-    with connect(config) as operator, _stopping(ask, running["platform"]):
+    with (
+        connect(config) as operator,
+        _stopping(ask, running["platform"]),
+        _killing(ask, running["platform"], layout.log("platform")),
+    ):
         job = operator.submit(spec.canonical())
         asked = False
         for _ in _until("the job did not end"):
@@ -257,8 +271,10 @@ def _run(ask: Ask, data: DemoData, layout: parties.Layout, config: Any, running:
 
 def _decide(layout: parties.Layout, name: str, job: str, decision: str) -> None:
     more = ("--reason", "a test") if decision == "reject" else ()
-    status = node_command(["--config", str(layout.config(name)), decision, job, "--by", "a person", *more])
-    assert status == 0, (name, decision, status)
+    # The log tells of an offer a moment before the command line can find it.
+    for _ in _until(f"{name} could not {decision}"):
+        if node_command(["--config", str(layout.config(name)), decision, job, "--by", "a person", *more]) == 0:
+            return
 
 
 def _until(what: str) -> Iterator[None]:
@@ -285,22 +301,53 @@ def _stopping(ask: Ask, node: _Node) -> Iterator[None]:
     if ask.ending != "stop":
         yield
         return
-    send, once, threads = GrpcChannel.send_payload, threading.Event(), []
+    send, threads, lock = GrpcChannel.send_payload, list[threading.Thread](), threading.Lock()
 
     def again() -> None:
         node.stop()
         node.start()
 
     def noted(self: GrpcChannel, kind: str, payload: bytes) -> None:
-        if kind == ask.stop_at and not once.is_set():
-            once.set()
-            threads.append(threading.Thread(target=again, daemon=True))
-            threads[0].start()
+        with lock:
+            due = kind == ask.stop_at and len(threads) < ask.stops and not any(thread.is_alive() for thread in threads)
+            if due:
+                threads.append(threading.Thread(target=again, daemon=True))
+                threads[-1].start()
+        if due:
             node._stop.wait(5)
             time.sleep(0.3)
         send(self, kind, payload)
 
     with mock.patch.object(GrpcChannel, "send_payload", noted):
         yield
-    assert threads, f"no message {ask.stop_at} was sent"
-    threads[0].join(30)
+    assert len(threads) == ask.stops, f"no message {ask.stop_at} was sent"
+    for thread in threads:
+        thread.join(30)
+
+
+@contextmanager
+def _killing(ask: Ask, node: _Node, log: Path) -> Iterator[None]:
+    """Where asked for: run ``node`` as a process, kill it at a kind of message, and go on in this process."""
+    if ask.ending != "kill":
+        yield
+        return
+    node.stop()
+    command = [sys.executable, "-c", "from node.cli import main; main()", "--config", str(node.config), "serve"]
+    before = (log / "log.jsonl").read_bytes().count(f'"type":"{ask.stop_at}"'.encode())
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def kill() -> None:
+        for _ in _until(f"no message {ask.stop_at} was sent"):
+            if (log / "log.jsonl").read_bytes().count(f'"type":"{ask.stop_at}"'.encode()) > before:
+                break
+        process.kill()
+        process.wait()
+        node.start()
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    try:
+        yield
+    finally:
+        process.kill()
+        killer.join(30)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from coordinator.optimizer import Lookup, Next, first_range, plan_next
 from node.crypto.drbg import Drbg
+from node.crypto.paillier import generate_key
 from node.engine import Engine, InlineEngine
 from node.limits import LIMITS
 from node.protocols import logistic
@@ -86,13 +87,13 @@ class Training:
             self.sent += [(kind, side, payload) for kind, payload in messages]
         return outcome
 
-    def prepare(self, **tamper: Any) -> Outcome:
-        outcome = self.run(
-            lambda role, ch: logistic.prepare(
-                ch, **self.halves(role), drbg=self.drbg(role, "prepare"), engine=self.engine, limits=LIMITS
-            ),
-            **tamper,
-        )
+    def prepare(self, *, attempt: int = 0, **tamper: Any) -> Outcome:
+        def half(role: str, ch: Any) -> Prepared:
+            drbg = self.drbg(role, "prepare", attempt=attempt)
+            own = generate_key(self.key_bits, drbg.stream("paillier key"))
+            return logistic.prepare(ch, **self.halves(role), own=own, drbg=drbg, engine=self.engine, limits=LIMITS)
+
+        outcome = self.run(half, **tamper)
         self.prepared = [p for p in (outcome.left, outcome.right) if p is not None]
         return outcome
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from pydantic import ValidationError
@@ -20,7 +22,11 @@ from operations.commands import report_health, serve_logged, serve_options
 from operations.logs import Format, Notices
 from operations.stopping import Stop
 
-BEAT_SECONDS = 0.5
+if TYPE_CHECKING:
+    from coordinator.leader import Leadership, Standing
+    from coordinator.watching import Watch
+
+BEAT_SECONDS = 0.25
 
 _TOML = """\
 # The coordinator: where it listens and where its state is.  It holds no data and no decryption key, and dials nobody.
@@ -36,11 +42,12 @@ state = "state"                # SQLite database; the log in state/log
 [jobs]
 detach_grace = 30              # seconds a node may be away during a step before the job fails
 
+# [store]                      # PostgreSQL instead of SQLite in the state folder; needs isthmus[postgresql]
+# url = "postgresql+psycopg://isthmus@db.example/isthmus?passfile=/etc/isthmus-coordinator/pgpass"
+# lease = 10                   # seconds without a sign of life after which a standby takes over
+
 # [metrics]                    # figures and health over plain HTTP, for monitoring on this machine; absent: no such port
 # listen = "127.0.0.1:9465"
-
-# [store]
-# url = "postgresql+psycopg://..."   # instead of SQLite in the state folder
 """
 
 
@@ -157,6 +164,9 @@ def _check_partner(config: CoordinatorConfig, found: Partner) -> None:
 def serve(context: CoordinatorContext, log_format: Format | None, log_level: str, grace: int | None) -> int:
     """Serve nodes and operators until interrupted.  Open jobs go on where they were.
 
+    On a PostgreSQL database that another coordinator serves, this one waits and takes over when the other is gone.  One that is
+    overtaken ends with exit status 1 and the code coordinator.not_leader; start it again and it waits.
+
     Asked to stop, it directs no further step and waits `--grace` seconds (`stop_grace` in coordinator.toml) for the reports of
     those that run; asked twice, it stops at once.
 
@@ -166,23 +176,47 @@ def serve(context: CoordinatorContext, log_format: Format | None, log_level: str
       isthmus-coordinator --config /etc/isthmus-coordinator/coordinator.toml serve --log-format json
     """
     chosen = log_format or ("json" if context.as_json else "text")
-    return serve_logged(lambda stop: _serve(context, stop, grace), component="coordinator", format=chosen, level=log_level)
+    return serve_logged(lambda stop: _lead(context.config(), stop, grace), component="coordinator", format=chosen, level=log_level)
 
 
-def _serve(context: CoordinatorContext, stop: Stop, grace: int | None) -> None:
+def _lead(config: CoordinatorConfig, stop: Stop, grace: int | None) -> None:
+    """Serve, as a standby once the other coordinator is gone."""
     # The other commands must not wait for the database library to load.
+    from coordinator.leader import Leadership
+    from coordinator.watching import Watch
+
+    config.partners()  # what is wrong with the files is told now, and not when a standby takes over
+    leading = Leadership.of(config, config.identity())
+    with contextlib.ExitStack() as stack:
+        watch = Watch(config, leading)
+        if leading is not None:
+            stack.enter_context(leading)
+            watch.listen()  # a standby that waits is alive, and not ready
+            stack.callback(watch.close)
+            if not leading.wait(stop.asked, told=lambda standing: _waits(config, standing), beat=watch.beat):
+                return
+        _serve(config, stop, config.coordinator.stop_grace if grace is None else grace, leading, watch)
+
+
+def _waits(config: CoordinatorConfig, standing: Standing) -> None:
+    Notices("coordinator")(f"{config.name} waits as the standby: {standing.holder} leads (epoch {standing.epoch})")
+
+
+def _serve(config: CoordinatorConfig, stop: Stop, grace: float, leading: Leadership | None, watch: Watch) -> None:
+    from coordinator.leader import NotLeader
     from coordinator.server import Server
 
-    config, notify = context.config(), Notices("coordinator")
-    server = Server(config)
+    notify, server = Notices("coordinator"), Server(config, leading=leading, watch=watch)
     try:
         server.start()
         nodes = ", ".join(sorted(server.runner.partners)) or "none yet: add them with `partner add` and start again"
         notify(f"{config.name} serves at {server.address} (nodes known: {nodes})")
         while not stop.asked.wait(BEAT_SECONDS):
             server.beat()
+            if leading is not None and leading.lost:
+                raise NotLeader(leading.lost)
         notify(f"{config.name} is stopping: no further step is directed; a second signal stops at once")
-        if not server.drain(config.coordinator.stop_grace if grace is None else grace, stop.at_once):
+        if not server.drain(grace, stop.at_once):
             notify("steps that still run are begun again after the next start")
     finally:
         server.stop()

@@ -82,6 +82,9 @@ features_max = 1024
 aggregates_to_feature_holder = true
 aggregates_to_coordinator = true
 
+[retention]                       # what `isthmus-audit replay` needs of a job: data set, received messages, sealed seed
+days = 90                         # kept so long after its end; or keep = "always", or keep = "none" (as when left out)
+
 # [[auto_approve]]                # approve without a person when all three match
 # name = "nightly"
 # partner = "platform"

@@ -12,14 +12,13 @@ training rows alone, so held-out rows stay unseen.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, Literal
 
+import gmpy2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -173,7 +172,7 @@ def _number(
                     f"no {declared.missing}.",
                     remedy="Leave it out of the job's features.",
                 )
-            imputed = _mean(known) if declared.missing == "mean" else float(np.median(known))
+            imputed = _mean(known) if declared.missing == "mean" else float(np.median(known)) + 0.0  # of two zeros the unsigned one
         else:
             imputed = float(declared.missing)
         values = np.where(missing, imputed, values)
@@ -239,12 +238,25 @@ def _weight_of_evidence(
             remedy='Set encoding = "one-hot" for it in node.toml: this node holds no label in this job.',
         )
     rows = np.bincount(codes[train], minlength=len(levels))
-    positives = np.bincount(codes[train], weights=label.astype(np.float64), minlength=len(levels))
-    base = float(label.mean())
-    rate = (positives + WOE_PRIOR_ROWS * base) / (rows + WOE_PRIOR_ROWS)
-    evidence = np.where(rows > 0, np.log(rate / (1 - rate)) - math.log(base / (1 - base)), 0.0)
+    positives = np.bincount(codes[train][label == 1], minlength=len(levels))
+    base = Fraction(int(label.sum()), len(label))
+    evidence = np.array([_evidence(int(n), int(ones), base) for n, ones in zip(rows, positives, strict=True)], dtype=np.float64)
     known = {level: float(evidence[code]) for code, level in enumerate(levels) if rows[code]}
     return _standardised(dataset, name, "woe", evidence[codes], train, evidence=known)
+
+
+def _evidence(rows: int, positives: int, base: Fraction) -> float:
+    """Log-odds of a level's smoothed rate less those of the base rate; 0 for a level that training did not see.
+
+    Exact up to MPFR's logarithm, which rounds correctly: a processor's own may differ in the last bit, and what is encoded from it
+    would be another integer on another machine.
+    """
+    if not rows:
+        return 0.0
+    rate = (positives + WOE_PRIOR_ROWS * base) / (rows + WOE_PRIOR_ROWS)
+    ratio = (rate / (1 - rate)) / (base / (1 - base))
+    with gmpy2.context(precision=96):
+        return float(gmpy2.log(gmpy2.mpfr(gmpy2.mpq(ratio.numerator, ratio.denominator))))
 
 
 def model_columns(columns: Sequence[EncodedColumn], weights: Sequence[float] | NDArray[np.float64]) -> list[dict[str, Any]]:
@@ -286,38 +298,3 @@ def model_columns(columns: Sequence[EncodedColumn], weights: Sequence[float] | N
             document["imputed"] = column.imputed
         documents.append(document)
     return documents
-
-
-def snapshot_digest(encoded: Encoded, label: NDArray[np.int8] | None, *, salt: bytes) -> str:
-    """A hiding commitment to the encoded data of a job, for the log: what was computed from can be shown later, and not before.
-
-    SHA-256 over a domain tag, the salt, the shapes, the column names (JSON) and the bytes of both matrices (little-endian int32,
-    row by row) and of the label (one byte a row; which rows and in which order is the caller's), each with its length before it.
-
-    Args:
-        encoded: the matrices.
-        label: 0 and 1, any order that both the commitment and its opening use; None on the feature holder.
-        salt: at least 16 secret random bytes, or the rows could be guessed.
-
-    Returns:
-        64 hexadecimal digits.
-
-    Raises:
-        DataError: ``data.salt`` for a salt shorter than 16 bytes.
-    """
-    if len(salt) < 16:
-        raise DataError("data.salt", f"A commitment's salt has at least 16 bytes, not {len(salt)}.")
-    names = [column.name for column in encoded.columns]
-    digest = hashlib.sha256(b"isthmus dataset snapshot v1\x00")
-    for part in (
-        salt,
-        json.dumps(
-            [list(encoded.train.shape), list(encoded.holdout.shape), names], ensure_ascii=True, separators=(",", ":")
-        ).encode(),
-        np.ascontiguousarray(encoded.train, dtype="<i4").reshape(-1).data,
-        np.ascontiguousarray(encoded.holdout, dtype="<i4").reshape(-1).data,
-        b"" if label is None else np.ascontiguousarray(label, dtype="i1").data,
-    ):
-        digest.update(struct.pack(">Q", memoryview(part).nbytes))
-        digest.update(part)
-    return digest.hexdigest()

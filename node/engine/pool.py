@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.synchronize import Event
+from multiprocessing.connection import Connection
 from typing import TypeVar
 
 from node.errors import IsthmusError, UsageError
@@ -24,17 +24,18 @@ IN_FLIGHT_PER_WORKER = 2
 CLOSE_SECONDS = 3.0
 
 
-def _start_worker(over: Event) -> None:
-    """Leave Ctrl-C to the parent, which stops its workers; never outlive a parent that was killed, nor a pool that is ``over``."""
+def _start_worker(pool: Connection) -> None:
+    """Leave Ctrl-C to the parent, which stops its workers; never outlive a parent that was killed, nor a pool that is over."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave, args=(over,), daemon=True).start()
+    threading.Thread(target=_leave, args=(pool,), daemon=True).start()
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_follow, args=(parent,), daemon=True).start()
 
 
-def _leave(over: Event) -> None:
-    over.wait()
+def _leave(pool: Connection) -> None:
+    # Nothing is ever sent: it is readable once the other end is closed.  (An event would wait for waiters that are gone.)
+    pool.poll(None)
     os._exit(1)
 
 
@@ -76,8 +77,8 @@ class PoolEngine:
     def __init__(self, workers: int) -> None:
         self.workers = workers
         context = multiprocessing.get_context("spawn")
-        self._over = context.Event()
-        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(self._over,))
+        self._watched, self._alive = context.Pipe(duplex=False)
+        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(self._watched,))
 
     def __repr__(self) -> str:
         return f"PoolEngine({self.workers} workers)"
@@ -108,7 +109,11 @@ class PoolEngine:
 
     def close(self) -> None:
         """Stop the workers and wait until they are gone; an item that takes longer than ``CLOSE_SECONDS`` is given up."""
-        late = threading.Timer(CLOSE_SECONDS, self._over.set)
+        late = threading.Timer(CLOSE_SECONDS, self._alive.close)
+        late.daemon = True
         late.start()
         self._pool.shutdown(wait=True, cancel_futures=True)
         late.cancel()
+        late.join()
+        self._alive.close()
+        self._watched.close()

@@ -54,26 +54,32 @@ def inner_products(
     rows: int,
     gradient: Sequence[int],
     directions: Sequence[Sequence[int]],
-    operands: Sequence[Sequence[mpz]],
+    operands: Sequence[Sequence[mpz] | None],
     drbg: Drbg,
     limits: Limits,
-) -> tuple[list[float], list[mpz]]:
+) -> tuple[list[float], list[Sequence[mpz]]]:
     """K_t1..K_tt, the same doubles on both sides.
 
     Args:
         gradient: own share of g_t, both blocks in the order label holder, feature holder; modulo 2**SHORT_BITS.
         directions: own shares of p_1..p_t, likewise.
-        operands: the peer's ciphertexts of its shares of p_1..p_(t-1).
+        operands: the peer's ciphertexts of its shares of p_1..p_(t-1); None for those under a key that is gone since the
+            preparation was run again, the same ones on both sides: they are exchanged once more under the present keys.
 
     Returns:
-        The inner products and the peer's ciphertexts of its share of p_t, to be kept for the next rounds.
+        The inner products, and the peer's ciphertexts of its shares of p_1..p_t under its present key, for the next rounds.
     """
-    latest = keys.encryptor.encrypt(directions[-1], drbg.stream("operands"))
+    stale = [j for j, row in enumerate(operands) if row is None]
+    values = [value for j in (*stale, len(operands)) for value in directions[j]]
+    mine = keys.encryptor.encrypt(values, drbg.stream("operands"))
     received = swap_ciphertexts(
-        ch, pb.DotOperands, latest, keys.own.public, count=len(latest), key=keys.peer, batch=limits.ciphertext_batch
+        ch, pb.DotOperands, mine, keys.own.public, count=len(mine), key=keys.peer, batch=limits.ciphertext_batch
     )
+    size = len(gradient)
+    rows_received = iter([received[first : first + size] for first in range(0, len(received), size)])
+    current: list[Sequence[mpz]] = [row if row is not None else next(rows_received) for row in [*operands, None]]
     modulus = keys.peer.n * keys.peer.n
-    crossed = [_dot(row, gradient, modulus) for row in [*operands, received]]
+    crossed = [_dot(row, gradient, modulus) for row in current]
     mask_bits = 2 * SHORT_BITS + log2_ceil(len(gradient)) + STATISTICAL_BITS
     masks = drbg.stream("inner product masks").bits_many(len(crossed), mask_bits)
     hidden = keys.peer_encryptor.rerandomise(crossed, drbg.stream("inner products encryption"), add=masks)
@@ -88,7 +94,7 @@ def inner_products(
     send_ring(ch, pb.InnerProductParts, cut, bits=SHORT_BITS, batch=limits.vector_batch)
     other = receive_ring(ch, pb.InnerProductParts, count=len(cut), bits=SHORT_BITS, batch=limits.vector_batch)
     scale = Fraction(rows * rows << (GRADIENT_SCALE + DIRECTION_SCALE), 1 << shift)
-    return [float(signed(a + b, SHORT_BITS) / scale) for a, b in zip(cut, other, strict=True)], received
+    return [float(signed(a + b, SHORT_BITS) / scale) for a, b in zip(cut, other, strict=True)], current
 
 
 def _dot(bases: Sequence[mpz], exponents: Sequence[int], modulus: mpz) -> mpz:

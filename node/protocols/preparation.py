@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.crypto.drbg import Drbg, Stream
-from node.crypto.paillier import SecretKey, check_public_key, generate_key
+from node.crypto.paillier import SecretKey, check_public_key
 from node.engine import Engine
 from node.errors import DataError, PeerError
 from node.limits import Limits
@@ -50,6 +50,7 @@ def prepare(
     ch: Channel,
     *,
     plan: TrainingPlan,
+    own: SecretKey,
     matrix: NDArray[np.int32],
     label: NDArray[np.int8] | None,
     drbg: Drbg,
@@ -60,6 +61,8 @@ def prepare(
     """Everything that does not depend on the rounds.
 
     Args:
+        own: this party's key of ``plan.key_bits`` bits, drawn for this attempt alone; the caller makes it, so that it can be
+            committed to before the first message.
         matrix: own training columns, int32 at FEATURE_SCALE, shape (rows, columns), |entry| <= 8191; without an intercept.
         label: 0 or 1, shape (rows,), at the label holder; None at the feature holder.
 
@@ -74,7 +77,6 @@ def prepare(
             remedy="Name fewer features, or join rare categories before the data are read.",
         )
     own_matrix = with_intercept(matrix) if plan.holds_label else matrix
-    own = generate_key(plan.key_bits, drbg.stream("paillier key"))
     keys = _exchange_keys(ch, plan, own, limits)
     base_rate = round_base_rate(label) if plan.holds_label and label is not None else ""
     peer_columns, base_rate = _exchange_figures(ch, plan, own_matrix.shape[1], base_rate, limits)

@@ -200,30 +200,47 @@ class RoundShares:
         inner_products: K_t1..K_tt, disclosed to both parties and the coordinator.
         direction: own share of p_t, label holder's block first; modulo 2**SHORT_BITS.
         operands: the peer's ciphertexts of its share of p_t.
+        peer_n: the modulus they are under: another than the present one when the preparation was run again since.
+        renewed: the ciphertexts of p_1..p_(t-1) under that modulus, where this round had to exchange them once more.
     """
 
     inner_products: list[float]
     direction: list[int] = field(repr=False)
     operands: list[mpz] = field(repr=False)
+    peer_n: mpz = field(repr=False)
+    renewed: list[list[mpz]] = field(default_factory=list, repr=False)
 
     def to_arrays(self) -> Arrays:
         """Named arrays that hold all of it (secret)."""
-        width = max((int(c).bit_length() + 7) // 8 for c in self.operands)
-        data = b"".join(int(c).to_bytes(width, "little") for c in self.operands)
+        width = 2 * ((int(self.peer_n).bit_length() + 7) // 8)
+        data = b"".join(int(c).to_bytes(width, "little") for row in (self.operands, *self.renewed) for c in row)
         return {
             "inner_products": np.array(self.inner_products, dtype=np.float64),
             "direction": ints_to_array(self.direction, SHORT_BITS),
-            "operands": np.frombuffer(data, dtype=np.uint8).reshape(-1, width),
+            "operands": np.frombuffer(data, dtype=np.uint8).reshape(1 + len(self.renewed), len(self.operands), width),
+            "peer_n": _number(self.peer_n),
         }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray]) -> RoundShares:
         """Inverse of :meth:`to_arrays`."""
+        rows = [[mpz(int.from_bytes(c.tobytes(), "little")) for c in row] for row in arrays["operands"]]
         return cls(
             inner_products=arrays["inner_products"].tolist(),
             direction=array_to_ints(arrays["direction"]),
-            operands=[mpz(int.from_bytes(row.tobytes(), "little")) for row in arrays["operands"]],
+            operands=rows[0],
+            peer_n=mpz(_as_int(arrays["peer_n"])),
+            renewed=rows[1:],
         )
+
+
+def operands_under(modulus: mpz, earlier: Sequence[RoundShares]) -> list[list[mpz] | None]:
+    """The peer's ciphertexts of its shares of p_1..p_(t-1) under its present key; None where only older ones are there."""
+    found = [shares.operands if shares.peer_n == modulus else None for shares in earlier]
+    for shares in earlier:
+        if shares.peer_n == modulus and shares.renewed:
+            found[: len(shares.renewed)] = shares.renewed
+    return found
 
 
 def weights(

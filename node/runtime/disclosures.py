@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from audit.spec import JobSpec
+from node.crypto.drbg import Stream
+from node.errors import UsageError
 from node.protocols.metrics import Metrics
 
 SIZES = "protocols.md: sizes"
@@ -24,6 +26,9 @@ WEIGHTS = "protocols.md: weights"
 BANDS = "protocols.md: score bands"
 TO_FEATURE_HOLDER = "spec: disclose.aggregates_to_feature_holder"
 TO_COORDINATOR = "spec: disclose.aggregates_to_coordinator"
+
+DISCLOSURE_SALTS = "disclosure salts"
+"""The random stream of an attempt that salts its disclosure entries."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,17 @@ class Facts:
     base_rate: str = ""
     inner_products: Sequence[float] = field(default=())
     metrics: Metrics | None = None
+
+
+def item_salt(stream: Stream | None) -> str:
+    """The salt of the next disclosure entry, 32 hexadecimal digits: the entry's leaf hash must not let its value be guessed.
+
+    Raises:
+        UsageError: ``disclosure.no_salt`` when nothing can have been disclosed, for the attempt's streams were never opened.
+    """
+    if stream is None:
+        raise UsageError("disclosure.no_salt", "An attempt whose random streams were never opened cannot have disclosed anything.")
+    return stream.bytes(16).hex()
 
 
 def of_step(step: str, *, spec: JobSpec, me: str, sent: Mapping[str, int], facts: Facts | None) -> list[Disclosure]:

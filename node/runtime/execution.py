@@ -13,15 +13,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from audit.spec import JobSpec
-from node.crypto.drbg import Drbg
+from node.crypto.drbg import Stream
+from node.data.load import Table, load_table
 from node.errors import IsthmusError, VerificationError
 from node.runtime import steps
-from node.runtime.disclosures import Disclosure, Facts, of_step
+from node.runtime.context import Bounds, Numbers, step_context
+from node.runtime.disclosures import DISCLOSURE_SALTS, Disclosure, Facts, item_salt, of_step
 from node.runtime.journal import JournalChannel, StepLabels
-from node.runtime.seeds import open_seed
+from node.runtime.kept import InboundWriter, inbound_name, kept_files, write_table
+from node.runtime.seeds import Seed, open_seed
 from node.transport.channel import Wire
 from node.transport.errors import INTERNAL
 from operations.logs import Line, fault
@@ -83,6 +86,8 @@ class Execution:
         self._cancelled: IsthmusError | None = None
         self._link: StepLink | None = None
         self._journal: JournalChannel | None = None
+        self._kept: InboundWriter | None = None
+        self._salts: Stream | None = None
         self._disclosed = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._body, name=f"{labels.step}-{labels.job[:8]}", daemon=True)
@@ -160,10 +165,13 @@ class Execution:
         seed = open_seed(parts.store.files(labels.job), job=labels.job, tls_key_pem=parts.identity.tls_key_pem)
         self._pin_directive()
         journal = self._connect()
-        result = steps.run_step(labels.step, self._context(Drbg(seed.value, **labels.fields())), journal)
+        context = self._context(seed)
+        self._salts = context.drbg.stream(DISCLOSURE_SALTS)
+        result = steps.run_step(labels.step, context, journal)
         digest = journal.exchange_receipts(key=parts.identity.log_key, peer_key=parts.partners[self._peer].log_key)
         if self._link is not None:
             self._link.close()
+        self._close_kept()
         steps.store_result(parts.store.files(labels.job), result)
         self._disclose(result.facts)
         seconds = time.monotonic() - started
@@ -206,6 +214,9 @@ class Execution:
             self._link, cancelled = link, self._cancelled
         if cancelled is not None:
             raise cancelled
+        if self._parts.policy.retention.keeps:
+            folder = kept_files(self._parts.store.files(self.labels.job)).folder
+            self._kept = InboundWriter(folder / inbound_name(self.labels.step, self.labels.round, self.labels.attempt))
         self._journal = JournalChannel(
             link,
             log=self._parts.log,
@@ -213,38 +224,49 @@ class Execution:
             me=self._me,
             peer=self._peer,
             parties=(self._spec.label_holder.name, self._spec.feature_holder.name),
+            keep=self._kept.add if self._kept else None,
         )
         return self._journal
 
-    def _context(self, drbg: Drbg) -> steps.StepContext:
-        parts, labels, spec, start = self._parts, self.labels, self._spec, self._start
-        small = parts.config.unsafe.small_keys
+    def _context(self, seed: Seed) -> steps.StepContext:
+        parts, labels, spec = self._parts, self.labels, self._spec
+        dataset = parts.config.dataset_named(spec.party(self._me).dataset)
+        label = spec.label.column if spec.label_holder.name == self._me else None
+        features = spec.party(self._me).features
 
         def progress(phase: str, done: int, total: int) -> None:
             self._check_cancelled()
             self._progress(**labels.fields(), phase=phase, done=done, total=total)
 
-        def commit(what: str, sha256: str) -> None:
-            parts.log.append("commitment", **labels.fields(), what=what, sha256=sha256)
+        def commit(what: str, sha256: str, **sizes: int) -> None:
+            fields: dict[str, Any] = labels.fields() | sizes
+            parts.log.append("commitment", **fields, what=what, sha256=sha256)
 
-        return steps.StepContext(
+        def keep(table: Table) -> None:
+            if parts.policy.retention.keeps:
+                declared = steps.declared_columns(spec, self._me, dataset)
+                write_table(kept_files(parts.store.files(labels.job)), labels.attempt, table, features, declared)
+
+        return step_context(
+            labels,
             spec=spec,
-            job=labels.job,
             me=self._me,
-            dataset=parts.config.dataset_named(spec.party(self._me).dataset),
+            dataset=dataset,
             files=parts.store.files(labels.job),
-            drbg=drbg,
+            seed=seed.value,
             engine=parts.engine,
-            limits=parts.limits,
-            minimum_shared=max(spec.align.minimum, parts.policy.limits.minimum_intersection),
-            minimum_key_bits=512 if small else parts.policy.limits.key_bits_min,
-            round=labels.round,
-            attempt=labels.attempt,
-            coefficients=list(start.coefficients),
-            lookup_range=start.lookup_range,
-            progress=progress,
+            bounds=Bounds.of(parts.policy, parts.config),
+            numbers=Numbers(self._start.coefficients, self._start.lookup_range),
             commit=commit,
+            load=lambda: load_table(dataset, features=features, label=label, normalise=spec.align.normalise),
+            keep=keep,
+            limits=parts.limits,
+            progress=progress,
         )
+
+    def _close_kept(self) -> None:
+        if self._kept is not None:
+            self._kept.close()
 
     def _disclose(self, facts: Facts | None) -> None:
         if self._disclosed:
@@ -253,7 +275,7 @@ class Execution:
         sent = self._journal.items_sent if self._journal else {}
         items: list[Disclosure] = of_step(self.labels.step, spec=self._spec, me=self._me, sent=sent, facts=facts)
         for item in items:
-            self._parts.log.append("disclosure", **self.labels.fields(), **item.fields())
+            self._parts.log.append("disclosure", **self.labels.fields(), **item.fields(), salt=item_salt(self._salts))
         self._parts.store.add_disclosures(**self.labels.fields(), items=items)
 
     def _step_done(self, facts: Facts, journal: JournalChannel, digest: bytes, seconds: float) -> control_pb2.StepDone:
@@ -296,6 +318,11 @@ class Execution:
         if self._link is not None:
             self._link.abort(code)
         try:
+            self._close_kept()
+        except IsthmusError as error:
+            # The replay will miss it, and say so; the failure itself is logged all the same.
+            self._notify(fault(error, job=labels.job))
+        try:
             if began:
                 self._disclose(None)
             parts.log.append("step", **labels.fields(), state="failed", code=code)
@@ -303,7 +330,7 @@ class Execution:
             if began:
                 parts.store.end_step(**labels.fields(), state="failed", now=parts.now(), code=code)
         except IsthmusError as error:
-            self._notify(fault(error, **labels.fields()))
+            self._notify(fault(error, job=labels.job))
         except Exception:  # noqa: BLE001 - a broken database must not keep the failure from the coordinator
             _log.exception("%s: the failure could not be written down", self._name())
         self._report(control_pb2.Report(step_failed=control_pb2.StepFailed(**labels.fields(), code=code)))

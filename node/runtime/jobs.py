@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 
 from audit.identity import Identity
 from audit.partner import Partner
-from audit.receipts import approval_statement, verify_approval
+from audit.receipts import approval_statement, parse_approval, verify_approval
 from audit.spec import JobSpec, parse_spec
 from audit.witness import Refused
 from node.config import NodeConfig
@@ -35,6 +35,7 @@ from node.runtime.disclosures import receipt
 from node.runtime.execution import Connect, Execution
 from node.runtime.journal import Log, StepLabels
 from node.runtime.observe import SILENT, Observer
+from node.runtime.retention import Sweeper, on_job_end
 from node.runtime.seeds import draw_seed
 from node.runtime.steps import ORDER
 from node.runtime.store import FINAL, TRANSITIONS, JobRow, SignedDecision, StepRow, Store
@@ -94,7 +95,10 @@ class Jobs:
         self._parts, self._report, self._progress, self._notify = parts, report, progress, notify
         self._running: dict[str, Execution] = {}
         self._draining = False
+        self._sweeper = Sweeper(parts.store, parts.policy.retention, parts.clock)
         self._lock = threading.RLock()
+        self._deciding = threading.RLock()
+        """Held where a decision or a job's end is written: nothing of a job comes after its end in the log."""
         if parts.cosigning is not None:
             parts.cosigning.on_refused = self._refused
             for row in parts.store.jobs():
@@ -136,7 +140,7 @@ class Jobs:
             )
         known = parts.store.job(offer.job)
         if known is not None:
-            self._report_decision(offer.job)
+            self._go_on(known)
             return
         spec = parse_spec(data)
         try:
@@ -151,6 +155,23 @@ class Jobs:
             short = offer.job[:12]
             wait = f"job {short} waits for approval: isthmus-node show {short}, then isthmus-node approve {short}"
             self._notify(Line(wait, job=offer.job))
+
+    def _go_on(self, known: JobRow) -> None:
+        """A job that is known is offered again: repeat the decision, or take it where a crash came between the offer and it."""
+        own = self._parts.store.decisions(known.job).get(self._parts.identity.name)
+        if known.state == "waiting" and own is not None:
+            approval = parse_approval(own.statement.encode())
+            self.decide(known.job, decision=approval.decision, by=approval.by, code=known.code)
+        elif known.state == "waiting" and known.code:
+            self.decide(known.job, decision="reject", by="policy", code=known.code)
+        elif known.state == "waiting":
+            spec = parse_spec(known.spec.encode())
+            parts = self._parts
+            allowed = check_spec(spec, config=parts.config, policy=parts.policy, partners=parts.partners)
+            if allowed.auto_rule is not None:
+                self.decide(known.job, decision="approve", by=f"policy: {allowed.auto_rule}")
+        else:
+            self._report_decision(known.job)
 
     def _take_in(self, offer: control_pb2.Offer, *, code: str = "") -> None:
         """Log the specification, then store the job: whatever is decided, an auditor can read what about."""
@@ -197,8 +218,11 @@ class Jobs:
             if party not in found:
                 raise _not_approved(row.job, f"the coordinator passed on no approval of {party}")
             signed = SignedDecision(found[party].statement, found[party].signature)
-            if self._parts.store.put_decision(row.job, party, signed):
-                self._log_approval(row.job, signed)
+            with self._deciding:
+                known = self._parts.store.decisions(row.job).get(party)
+                if self._known(row.job)[0].state not in FINAL and known is None:
+                    self._log_approval(row.job, signed)
+                    self._parts.store.put_decision(row.job, party, signed)
 
     def _author(self, job: str, spec: JobSpec, decision: control_pb2.Decision) -> str:
         """The party whose key signed an approval of this very job."""
@@ -228,7 +252,8 @@ class Jobs:
 
     # -- decisions here
     def poll(self) -> None:
-        """Act on what people asked for at the command line."""
+        """Act on what people asked for at the command line; remove, once a day, what is no longer to be kept."""
+        self._sweeper.poll()
         for request in self._parts.store.requests():
             try:
                 code = "job.rejected_here" if request.decision == "reject" else ""
@@ -238,18 +263,33 @@ class Jobs:
                 self._notify(fault(error))
 
     def decide(self, job: str, *, decision: str, by: str, code: str = "") -> None:
-        """Sign a decision, write it down and send it.  An approval draws the job's seed and commits to it first."""
+        """Sign a decision, write it down and send it.  An approval draws the job's seed and commits to it first.
+
+        Raises:
+            UsageError: ``job.unknown``, ``job.ended``.  PolicyError: the policy no longer allows it.
+        """
+        with self._deciding:
+            row, spec = self._known(job)
+            if row.state in FINAL:
+                raise UsageError("job.ended", f"Job {job[:12]} has ended here: {row.state}.", remedy="Submit a new job.")
+            self._decide(job, spec, decision, by, code)
+
+    def _decide(self, job: str, spec: JobSpec, decision: str, by: str, code: str) -> None:
+        """Log first, then the database: a crash in between repeats the entries, and never leaves a decision that is in no log."""
         parts = self._parts
-        _, spec = self._known(job)
         name, peer = parts.identity.name, spec.peer_of(parts.identity.name).name
-        statement = approval_statement(job=job, party=name, peer=peer, decision=decision, by=by, time=parts.now())
-        signed = SignedDecision(statement.decode(), parts.identity.log_key.sign(statement).hex())
-        if decision == "approve":
-            check_spec(spec, config=parts.config, policy=parts.policy, partners=parts.partners)
-            seed = draw_seed(parts.store.files(job), job=job, tls_key_pem=parts.identity.tls_key_pem)
-            parts.log.append("commitment", job=job, what="seed", sha256=seed.commitment)
-        if parts.store.put_decision(job, name, signed):
-            self._log_approval(job, signed)
+        own = parts.store.decisions(job).get(name)
+        if own is not None:  # what was signed first counts
+            decision = parse_approval(own.statement.encode()).decision
+        else:
+            statement = approval_statement(job=job, party=name, peer=peer, decision=decision, by=by, time=parts.now())
+            own = SignedDecision(statement.decode(), parts.identity.log_key.sign(statement).hex())
+            if decision == "approve":
+                check_spec(spec, config=parts.config, policy=parts.policy, partners=parts.partners)
+                seed = draw_seed(parts.store.files(job), job=job, tls_key_pem=parts.identity.tls_key_pem)
+                parts.log.append("commitment", job=job, what="seed", sha256=seed.commitment)
+            self._log_approval(job, own)
+            parts.store.put_decision(job, name, own)
         if decision == "approve":
             parts.log.checkpoint()
             parts.store.move(job, "approved", now=parts.now(), code=code)
@@ -328,7 +368,9 @@ class Jobs:
         place = _place(labels.step, labels.round)
         done = {_place(row.step, row.round) for row in rows if row.state == "done"}
         furthest = max((_place(row.step, row.round) for row in rows), default=(0, 0))
-        if place < furthest or (place != (0, 0) and _before(place, done) not in done):
+        # Between rounds the preparation may run again: no mask was left for a round that has to start once more.
+        refill = labels.step == "prepare" and ORDER[furthest[0]] == "round"
+        if (place < furthest and not refill) or (place != (0, 0) and _before(place, done) not in done):
             raise UsageError(
                 "job.step_order",
                 f"{labels.step}, round {labels.round}, is not due in job {labels.job[:12]}.",
@@ -384,9 +426,12 @@ class Jobs:
 
     def _conclude(self, end: control_pb2.JobEnd) -> None:
         """Write the disclosure receipt and the end into the log, then move the job."""
-        row, _ = self._known(end.job)
-        if row.state in FINAL:
-            return
+        with self._deciding:
+            row, _ = self._known(end.job)
+            if row.state not in FINAL:
+                self._write_conclusion(row, end)
+
+    def _write_conclusion(self, row: JobRow, end: control_pb2.JobEnd) -> None:
         state, code = end.outcome, end.code if is_code(end.code) else ""
         if state not in TRANSITIONS[row.state]:
             _log.warning("job %s: the coordinator said %r while it was %s here", end.job[:12], end.outcome, row.state)
@@ -400,6 +445,7 @@ class Jobs:
         self._parts.log.append("job", job=job, state=state, code=code)
         self._parts.log.checkpoint()
         self._parts.store.move(job, state, now=self._parts.now(), code=code)
+        on_job_end(self._parts.store.files(job), self._parts.policy.retention)
 
     def _write_receipt(self, job: str) -> None:
         rows = self._parts.store.disclosures(job)

@@ -12,6 +12,7 @@ content.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -59,10 +60,22 @@ class JournalChannel:
         labels: the attempt this channel belongs to.
         me, peer: names of this node and the other.
         parties: the label holder's name, then the feature holder's.
+        keep: takes each received message's bytes, for a replay; None where the policy keeps nothing.
     """
 
-    def __init__(self, wire: Wire, *, log: Log, labels: StepLabels, me: str, peer: str, parties: tuple[str, str]) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        *,
+        log: Log,
+        labels: StepLabels,
+        me: str,
+        peer: str,
+        parties: tuple[str, str],
+        keep: Callable[[bytes], None] | None = None,
+    ) -> None:
         self._wire, self._log, self._labels, self._me, self._peer = wire, log, labels, me, peer
+        self._keep = keep
         self._transcript = Transcript(**labels.fields(), parties=parties)
         self._count = {"sent": 0, "received": 0}
         self.bytes_sent = 0
@@ -72,8 +85,8 @@ class JournalChannel:
 
     def send(self, message: Message) -> None:
         """Write the message down, then hand it to the wire."""
-        kind, payload = message.DESCRIPTOR.name, message.SerializeToString(deterministic=True)
-        items = _items(message)
+        kind, payload = serialised(message)
+        items = items_of(message)
         self._record("sent", self._me, kind, payload, items)
         self.items_sent[kind] = self.items_sent.get(kind, 0) + items
         self.bytes_sent += len(payload)
@@ -84,7 +97,9 @@ class JournalChannel:
         name = kind.DESCRIPTOR.name
         payload = self._wire.recv_payload(name)
         message = parse(kind, payload)
-        self._record("received", self._peer, name, payload, _items(message))
+        if self._keep is not None:
+            self._keep(payload)
+        self._record("received", self._peer, name, payload, items_of(message))
         self.bytes_received += len(payload)
         return message
 
@@ -138,5 +153,11 @@ class JournalChannel:
         )
 
 
-def _items(message: Message) -> int:
+def serialised(message: Message) -> tuple[str, bytes]:
+    """A message's type by name and its one canonical serialisation."""
+    return message.DESCRIPTOR.name, message.SerializeToString(deterministic=True)
+
+
+def items_of(message: Message) -> int:
+    """How many items a message holds: the count of a batch, else one."""
     return int(getattr(message, "count", 1))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from node.runtime.journal import StepLabels
 from node.runtime.observe import Queues, StepLog
+from node.runtime.retention import cost
 from node.runtime.store import TRANSITIONS
 from operations.figures import Figures, Gauges, free_bytes, size_of
 
@@ -71,6 +72,7 @@ class NodeMetrics(StepLog):
             ("queue_messages", "Messages waiting on open links.", ("queue",), lambda: self._queues(state.reports_waiting())),
             ("engine_workers", "Processes for the heavy loops; 1 where they run inline.", (), lambda: state.workers),
             ("log_size_bytes", "Size of the audit log.", (), lambda: size_of(state.log)),
+            ("retained_bytes", "Kept for replays: data sets, messages and seeds.", (), lambda: cost(state.folder).total),
             ("disk_free_bytes", "Free on the file system of the state folder.", (), lambda: free_bytes(state.folder)),
         )
         self.figures.registry.register(Gauges(self.figures.prefix, readings))

@@ -147,6 +147,7 @@ def policy_fields(policy: Policy, config: NodeConfig) -> dict[str, Any]:
         "rounds_max": limits.rounds_max,
         "bands_max": limits.bands_max,
         "small_keys": int(config.unsafe.small_keys),
+        "retention": policy.retention.text,
     }
 
 

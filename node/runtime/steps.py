@@ -1,12 +1,13 @@
 """What each step of a job calls, and what it reads and leaves in the job's folder.
 
     align      reads the data set                              leaves align.npz
-    prepare    reads the data set, align                       leaves encoded.npz, columns.json, prepared.npz
+    prepare    reads the data set again, align                 leaves encoded.npz, columns.json, prepared.npz
     round t    reads encoded, prepared, rounds 1 .. t - 1      leaves round-<t>.npz
     finish     reads encoded, prepared, all rounds             leaves weights.npz, model.json
     evaluate   reads encoded, prepared, weights                leaves metrics.json, where this node learns them
 
-A step returns its files; the runtime stores them when both nodes agree on what was said.
+A step returns its files; the runtime stores them when both nodes agree on what was said.  What it computes from, the data set and
+the key of the job, it commits to before its first message.
 """
 
 from __future__ import annotations
@@ -16,17 +17,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from audit.spec import JobSpec
 from audit.split import holdout_rows
-from node.config import DatasetConfig
+from node.config import ColumnConfig, DatasetConfig
 from node.crypto.drbg import Drbg
-from node.data.encoding import Encoded, EncodedColumn, encode, model_columns, snapshot_digest
-from node.data.load import Table, load_table
+from node.crypto.paillier import generate_key
+from node.data.commitment import SALT_BYTES, dataset_root, encoded_root, key_digest
+from node.data.encoding import EncodedColumn, encode, model_columns
+from node.data.load import Table
 from node.engine import Engine
 from node.errors import DataError, UsageError
 from node.limits import Limits
@@ -35,13 +38,19 @@ from node.protocols.channel import Channel, Progress
 from node.protocols.metrics import Metrics, check_two_classes
 from node.protocols.training import Prepared, RoundShares, TrainingPlan
 from node.runtime.disclosures import Facts
-from node.runtime.files import JobFiles, texts_from_arrays, texts_to_arrays
+from node.runtime.files import JobFiles, texts_to_arrays
 
 Role = Literal["label_holder", "feature_holder"]
 Arrays = Mapping[str, NDArray]
 
 ORDER = ("align", "prepare", "round", "finish", "evaluate")
 """The steps of a job; only ``round`` has rounds, from 1."""
+
+
+class Commit(Protocol):
+    """Puts a commitment into the log."""
+
+    def __call__(self, what: str, sha256: str, **sizes: int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -63,8 +72,11 @@ class StepContext:
     coefficients: Sequence[float]
     lookup_range: float
     progress: Progress
-    commit: Callable[[str, str], None]
-    """Puts a commitment into the log: what, SHA-256."""
+    commit: Commit
+    load: Callable[[], Table]
+    """Reads the data set: the source's rows or, in a replay, those kept."""
+    keep: Callable[[Table], None]
+    """Keeps the data set as it was loaded for the alignment, where the policy says so."""
 
     @property
     def role(self) -> Role:
@@ -73,6 +85,11 @@ class StepContext:
     @property
     def holds_label(self) -> bool:
         return self.role == "label_holder"
+
+    @property
+    def features(self) -> Sequence[str]:
+        """Names of this node's features, in the order of the job."""
+        return self.spec.party(self.me).features
 
 
 @dataclass(frozen=True)
@@ -99,14 +116,12 @@ def run_step(step: str, ctx: StepContext, ch: Channel) -> StepResult:
 # ---- align ----------------------------------------------------------------------------------------------------------------------
 
 
-def _load(ctx: StepContext) -> Table:
-    label = ctx.spec.label.column if ctx.holds_label else None
-    features = ctx.spec.party(ctx.me).features
-    return load_table(ctx.dataset, features=features, label=label, normalise=ctx.spec.align.normalise)
-
-
 def _align(ctx: StepContext, ch: Channel) -> StepResult:
-    table = _load(ctx)
+    table = ctx.load()
+    salt = ctx.drbg.stream("dataset salt").bytes(SALT_BYTES)
+    root = _dataset_root(ctx, table, salt)
+    ctx.keep(table)
+    ctx.commit("dataset", root, rows=len(table.identifiers))
     alignment = psi.align(
         ch,
         role=ctx.role,
@@ -123,7 +138,18 @@ def _align(ctx: StepContext, ch: Channel) -> StepResult:
     facts = Facts(
         set_size=alignment.own_size, intersection=len(rows), rows_train=int((~held_out).sum()), rows_holdout=int(held_out.sum())
     )
-    return StepResult(facts, {"align.npz": {"rows": rows, "holdout": held_out, **texts_to_arrays(raw)}})
+    bound = {"salt": np.frombuffer(salt, dtype=np.uint8), "root": np.frombuffer(bytes.fromhex(root), dtype=np.uint8)}
+    return StepResult(facts, {"align.npz": {"rows": rows, "holdout": held_out, **bound, **texts_to_arrays(raw)}})
+
+
+def _dataset_root(ctx: StepContext, table: Table, salt: bytes) -> str:
+    return dataset_root(table, ctx.features, declared_columns(ctx.spec, ctx.me, ctx.dataset), salt=salt)
+
+
+def declared_columns(spec: JobSpec, me: str, dataset: DatasetConfig) -> dict[str, ColumnConfig]:
+    """How the columns that a job asks of this node are declared, the label's among them where this node holds it."""
+    label = [spec.label.column] if spec.label_holder.name == me else []
+    return {name: dataset.columns[name] for name in [*spec.party(me).features, *label]}
 
 
 # ---- prepare --------------------------------------------------------------------------------------------------------------------
@@ -146,24 +172,26 @@ def _plan(ctx: StepContext, rows: int) -> TrainingPlan:
 def _prepare(ctx: StepContext, ch: Channel) -> StepResult:
     aligned = ctx.files.read_arrays("align.npz")
     rows, held_out = aligned["rows"], aligned["holdout"]
-    table = _load(ctx)
-    _check_unchanged(ctx, table, rows, texts_from_arrays(aligned))
-    encoded = encode(table, rows=rows, holdout=held_out, features=ctx.spec.party(ctx.me).features, config=ctx.dataset)
+    table = ctx.load()
+    _check_unchanged(ctx, table, aligned)
+    encoded = encode(table, rows=rows, holdout=held_out, features=ctx.features, config=ctx.dataset)
     # Masks are counted from the attempt that prepared them: a restart before it has cost none.
     arrays: dict[str, NDArray] = {"train": encoded.train, "holdout": encoded.holdout, "prepared_in": np.array([ctx.attempt])}
-    label = None
+    label = label_holdout = None
     if table.label is not None:
-        aligned_label = table.label[rows]
-        label = aligned_label[~held_out]
-        arrays |= {"label": label, "label_holdout": aligned_label[held_out]}
+        label, label_holdout = table.label[rows][~held_out], table.label[rows][held_out]
+        arrays |= {"label": label, "label_holdout": label_holdout}
         if Decimal(ctx.spec.model.holdout) > 0:
-            check_two_classes(arrays["label_holdout"])  # now, rather than after the training
-    salt = ctx.drbg.stream("snapshot.salt").bytes(32)
-    arrays["salt"] = np.frombuffer(salt, dtype=np.uint8)
-    ctx.commit("dataset", _snapshot(encoded, arrays, salt))
+            check_two_classes(label_holdout)  # now, rather than after the training
+    salt = ctx.drbg.stream("encoded salt").bytes(SALT_BYTES)
+    ctx.commit("encoded", encoded_root(encoded, label, label_holdout, salt=salt), rows=len(rows), columns=len(encoded.columns))
+    bits = ctx.spec.model.key_bits
+    own = generate_key(bits, ctx.drbg.stream("paillier key"))
+    ctx.commit("paillier key", key_digest(own.public.n, own.public.h_s, bits=bits), bits=bits)
     prepared = preparation.prepare(
         ch,
         plan=_plan(ctx, len(encoded.train)),
+        own=own,
         matrix=encoded.train,
         label=label,
         drbg=ctx.drbg,
@@ -176,16 +204,9 @@ def _prepare(ctx: StepContext, ch: Channel) -> StepResult:
     return StepResult(facts, {"encoded.npz": arrays, "columns.json": columns, "prepared.npz": prepared.to_arrays()})
 
 
-def _snapshot(encoded: Encoded, arrays: Arrays, salt: bytes) -> str:
-    """The commitment covers the labels of the training rows, then of those held out."""
-    label = np.concatenate([arrays["label"], arrays["label_holdout"]]) if "label" in arrays else None
-    return snapshot_digest(encoded, label, salt=salt)
-
-
-def _check_unchanged(ctx: StepContext, table: Table, rows: NDArray[np.int64], identifiers: Sequence[str]) -> None:
-    """The aligned positions mean the same customers as when they were found."""
-    known = len(table.raw_identifiers)
-    if any(row >= known or table.raw_identifiers[row] != text for row, text in zip(rows.tolist(), identifiers, strict=True)):
+def _check_unchanged(ctx: StepContext, table: Table, aligned: Arrays) -> None:
+    """The rows are those that this node committed to when it aligned: the same customers at the same places, the same values."""
+    if _dataset_root(ctx, table, aligned["salt"].tobytes()) != aligned["root"].tobytes().hex():
         raise DataError(
             "data.changed",
             f"The data set {ctx.dataset.name!r} changed after its customers were aligned.",

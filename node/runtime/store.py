@@ -2,6 +2,7 @@
 
     state.db               jobs, a person's requests, signed decisions, steps and their reports, disclosures
     jobs/<hash>/           seed.sealed, directive-<step>-<round>.json, <result>.npz, model.json, metrics.json, disclosures.json
+    jobs/<hash>/kept/      what a replay needs, where the policy says so (``node.runtime.kept``)
 
 Every file is written whole or not at all: to a temporary name, to disk, then renamed.  Files are readable by their owner alone.
 Two processes use the database: the serving node, and the command line of the person who approves; SQLite's own locks keep them

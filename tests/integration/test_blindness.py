@@ -33,6 +33,7 @@ from coordinator.submit import build_spec
 from coordinator.views import as_json
 from node.cli import main as node_command
 from node.config import load_config as load_node
+from node.runtime.files import JobFiles
 from node.runtime.serve import serve
 from node.transport.channel import GrpcChannel
 from protos import control_pb2
@@ -137,6 +138,15 @@ def captured(tmp_path_factory: pytest.TempPathFactory) -> Captured:
             send(self, kind, payload)
 
         patch.setattr(GrpcChannel, "send_payload", noted)
+        write, shares = JobFiles.write_arrays, ("score_masks", "score_u", "score_v", "gradient_masks", "residual_masks")
+
+        def noted_too(self: JobFiles, name: str, arrays: Any) -> None:
+            if name == "prepared.npz":  # gone from the nodes' disks when the job has ended
+                found.keys += [arrays["p"].tobytes(), arrays["q"].tobytes()]
+                found.nodes_disk += [np.asarray(arrays[key]).tobytes() for key in (*shares, "column_u", "column_v")]
+            write(self, name, arrays)
+
+        patch.setattr(JobFiles, "write_arrays", noted_too)
         server.start()
         try:
             with _serving(layout.config("bank")), _serving(layout.config("platform")):
@@ -147,11 +157,6 @@ def captured(tmp_path_factory: pytest.TempPathFactory) -> Captured:
         # The partner files are what the parties gave the coordinator; everything else came to be by itself.
         if path.is_file() and path.suffix not in {".key", ".crt"} and "partners" not in path.parts:
             found.disk[str(path.relative_to(folder))] = path.read_bytes()
-    for name in ("bank", "platform"):
-        with np.load(next(layout.home(name).glob("state/jobs/*/prepared.npz")), allow_pickle=False) as arrays:
-            found.keys += [arrays["p"].tobytes(), arrays["q"].tobytes()]
-            shares = ("score_masks", "score_u", "score_v", "gradient_masks", "residual_masks", "column_u", "column_v")
-            found.nodes_disk += [arrays[key].tobytes() for key in shares]
     return found
 
 
@@ -183,6 +188,7 @@ def test_the_job_was_whole(captured: Captured) -> None:
     assert {"MaskedPoints", "ColumnMasks", "RowProducts", "LookupTables", "WeightShares", "BandTables", "StepReceipt"} <= kinds
     assert captured.methods >= {"/isthmus.control.v1.Control/Attach", "/isthmus.control.v1.Operator/Submit"}
     assert len(captured.inbound) > 20
+    assert len(captured.keys) == 4
     assert any("log.jsonl" in name for name in captured.disk)
     assert any(name.endswith((".db", ".sqlite")) for name in captured.disk), sorted(captured.disk)
     assert captured.view["metrics"]["auc"] > 0.5

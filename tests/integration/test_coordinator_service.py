@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import grpc
 import pytest
@@ -16,20 +17,27 @@ from audit.identity import create_identity
 from audit.receipts import verify_approval
 from coordinator.client import connect
 from coordinator.errors import TransportError, UsageError
+from coordinator.runner import Runner
 from coordinator.server import Server
 from protos import control_pb2, control_pb2_grpc, tls
+from tests import postgres
 from tests.coordinator_world import METRICS, WAIT, World, poll, report
+
+on_both = pytest.mark.parametrize("world", ["sqlite", "postgresql"], indirect=True)
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path)
+def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
+    """On SQLite, or where a test asks for it on PostgreSQL."""
+    kind = getattr(request, "param", "sqlite")
+    made = World(tmp_path, store=postgres.server().new_database() if kind == "postgresql" else "")
     yield made
     for node in made.nodes:
         node.hang_up()
     made.stop()
 
 
+@on_both
 def test_a_whole_job(world: World) -> None:
     world.serve()
     bank, platform = world.node("bank"), world.node("platform")
@@ -84,6 +92,7 @@ def test_no_holdout_and_no_metrics_for_the_coordinator(world: World) -> None:
     assert not view.HasField("metrics")
 
 
+@on_both
 def test_one_rejection_rejects(world: World) -> None:
     world.serve()
     bank, platform = world.node("bank"), world.node("platform", decision="reject")
@@ -93,6 +102,7 @@ def test_one_rejection_rejects(world: World) -> None:
     assert bank.starts() == platform.starts() == []
 
 
+@on_both
 def test_a_failed_step_fails_the_job_at_both(world: World) -> None:
     def fails(start: control_pb2.StepStart) -> control_pb2.Report:
         body = control_pb2.StepFailed(
@@ -119,6 +129,7 @@ def test_reports_that_differ(world: World) -> None:
     assert (view.state, view.code) == ("failed", "coordinator.reports_differ")
 
 
+@on_both
 def test_cancel(world: World) -> None:
     world.serve()
     bank = world.node("bank", script=lambda start: None)
@@ -133,6 +144,7 @@ def test_cancel(world: World) -> None:
     poll(lambda: "job_end" in bank.kinds(), "the node hears of it")
 
 
+@on_both
 def test_a_node_that_comes_back_starts_the_step_again(world: World) -> None:
     world.serve(grace=WAIT)
     silent = world.node("bank", script=lambda start: None if start.step == "round" else report("bank", start))
@@ -182,6 +194,7 @@ def test_a_cut_link_between_attached_nodes_is_a_failure(world: World) -> None:
     assert view.code == "transport.closed"
 
 
+@on_both
 def test_a_node_that_stays_away_fails_the_job(world: World) -> None:
     world.serve(grace=0.2)
     gone = world.node("bank", script=lambda start: None)
@@ -197,6 +210,7 @@ def test_a_node_that_stays_away_fails_the_job(world: World) -> None:
     assert (end.outcome, end.code) == ("failed", "coordinator.node_lost")
 
 
+@on_both
 def test_the_coordinator_restarts_in_the_middle(world: World) -> None:
     world.serve()
     nodes = [
@@ -217,6 +231,30 @@ def test_the_coordinator_restarts_in_the_middle(world: World) -> None:
     assert ("round", 1, 1) in bank.starts()
     assert ("round", 1, 1) in platform.starts()
     assert len([e for e in world.log() if e["kind"] == "software"]) == 2
+
+
+def test_what_a_crash_kept_out_of_the_log_is_logged_at_the_next_start(world: World) -> None:
+    """The database is written first; the process dies before the log is, at a submission and at an end."""
+    runner = world.serve().runner
+    with mock.patch.object(Runner, "_log_submission", side_effect=SystemError), pytest.raises(SystemError):
+        runner.submit(world.spec().canonical())
+    world.stop()
+
+    def states() -> list[str]:
+        return [e.get("state", e["kind"]) for e in world.log() if e["job"]]
+
+    assert states() == []
+    runner = world.serve().runner
+    assert states() == ["spec", "submitted"]
+    [job] = runner.recent()
+    with mock.patch.object(Runner, "_log_end", side_effect=SystemError), pytest.raises(SystemError):
+        runner.cancel(job.identity)
+    world.stop()
+    assert states() == ["spec", "submitted"]
+    for _ in range(2):  # once is enough
+        world.serve()
+        assert states() == ["spec", "submitted", "disclosures", "cancelled"]
+        world.stop()
 
 
 @pytest.mark.parametrize(
@@ -322,6 +360,7 @@ def test_the_coordinator_itself_is_no_node(world: World) -> None:
     assert node.ended() == "transport.wrong_certificate"
 
 
+@on_both
 def test_operators_are_told_what_is_wrong(world: World) -> None:
     world.serve()
     with connect(world.config) as client:

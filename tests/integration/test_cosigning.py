@@ -108,3 +108,17 @@ def test_a_log_put_back_to_an_older_copy_is_refused_and_nothing_runs_with_its_ow
         refusal = next(entry for entry in map(json.loads, log) if entry["kind"] == "refusal")
         assert (refusal["of"], refusal["code"]) == ("platform", "witness.rolled_back")
         assert refusal["kept_size"] > refusal["shown_size"]
+
+
+def test_an_auditor_may_allow_fewer_rounds_than_the_parties(tmp_path: Path) -> None:
+    made = joint(PLAIN)
+    roles = {"bank": "bank", "platform": "platform", "coordinator": "coordinator"}
+    logs = "".join(f'[[log]]\nname = "{n}"\nrole = "{roles[n]}"\nkey = "{made.keys[n].verifier}"\n' for n in PARTIES)
+    policy = tmp_path / "audit.toml"
+    policy.write_text(f"quorum = 2\n{logs}[limits]\nrounds_max = 2\n")
+    assert verify_logs(list(made.folders.values()), policy=policy).exit_status == 0
+    policy.write_text(f"{logs}[limits]\nrounds_max = 1\n")
+    with pytest.raises(LogRejected) as caught:
+        verify_logs(list(made.folders.values()), policy=policy)
+    assert (caught.value.step, caught.value.code) == (8, "audit.rounds")
+    assert "the auditor's bound" in caught.value.message

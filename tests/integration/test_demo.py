@@ -104,6 +104,60 @@ def test_three_processes_with_keys_and_logs_of_their_own(finished: tuple[dict[st
     assert not {c["source"] for c in first["columns"]} & {c["source"] for c in second["columns"]}
 
 
+def audit(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = command_line("isthmus-audit", *arguments)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+
+
+PARTNERS = [word for name in ("bank", "platform", "coordinator") for word in ("--partner", f"{name}.partner.json")]
+
+
+def test_the_report_of_its_logs_says_what_happened(finished: tuple[dict[str, Any], Path, str]) -> None:
+    result, kept, _ = finished
+    files = ["--output", "report.html", "--json", "report.json"]
+    done = audit("report", "bank", "platform", "coordinator", *PARTNERS, *files, cwd=kept)
+    assert done.returncode == 0, done.stdout + done.stderr
+    page, text = json.loads((kept / "report.json").read_text()), (kept / "report.html").read_text()
+    assert (page["confirmed"], page["keys"], page["failure"], page["missing"]) == ("all", "partner files", None, [])
+    (job,) = page["jobs"]
+    assert job["outcome"] == "finished"
+    assert job["shared_customers"] == result["intersection"]
+    assert job["rounds"] == result["rounds"]
+    assert [(party["name"], party["part"]) for party in job["parties"][:2]] == [
+        ("bank", "label holder"),
+        ("platform", "feature holder"),
+    ]
+    assert {(approval["party"], approval["by"], approval["signature"]) for approval in job["approvals"]} == {
+        ("bank", "the demo", "valid"),
+        ("platform", "the demo", "valid"),
+    }
+    lines = [(line["by"], learner["name"], line["what"], line["count"]) for learner in job["learners"] for line in learner["lines"]]
+    assert sorted(lines) == sorted((item["by"], item["to"], item["what"], item["count"]) for item in result["disclosures"])
+    assert all(line["lawful"] for learner in job["learners"] for line in learner["lines"])
+    assert not [line for learner in job["learners"] for line in learner["lines"] if "no description" in line["sentence"]]
+    sent = {name: sum(dict(step["sent"])[name] for step in job["steps"]) for name in ("bank", "platform")}
+    for name, way in (("bank", "bank_to_platform"), ("platform", "platform_to_bank")):
+        assert sent[name] == sum(ways[way] for ways in result["bytes"].values())
+    assert all(step["state"] == "done" for step in job["steps"])
+    assert [log["signed"] for log in page["logs"]] == [log["entries"] for log in page["logs"]]
+    for identifier in (kept / "bank" / "members.csv").read_text().split()[1:50]:
+        assert identifier.split(",")[0] not in text
+
+
+def test_single_entries_of_its_logs_can_be_proven(finished: tuple[dict[str, Any], Path, str]) -> None:
+    _, kept, _ = finished
+    for name in ("bank", "platform", "coordinator"):
+        lines = (kept / name / "state" / "log" / "log.jsonl").read_text().splitlines()
+        seq = next(seq for seq, line in enumerate(lines) if json.loads(line)["kind"] == "approval")
+        assert audit("prove", name, str(seq), "--output", "entry.tlog-proof", cwd=kept).returncode == 0
+        done = audit("check-proof", "entry.tlog-proof", "--partner", f"{name}.partner.json", "--json", cwd=kept)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["entry"] == json.loads(lines[seq])
+        other = "bank" if name != "bank" else "platform"
+        done = audit("check-proof", "entry.tlog-proof", "--partner", f"{other}.partner.json", cwd=kept)
+        assert (done.returncode, "proof.log_unknown" in done.stderr) == (3, True)
+
+
 def test_no_process_is_left(finished: tuple[dict[str, Any], Path, str]) -> None:
     _, kept, _ = finished
     assert processes_under(kept) == []

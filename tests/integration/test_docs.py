@@ -224,4 +224,11 @@ def test_the_first_job_of_the_readme(machines: Machines) -> None:
     assert (machines.root / "platform" / "model.json").is_file()
     assert "result: whole and lawful" in machines.outputs["auditor verify"]
     assert "own word" not in machines.outputs["auditor verify"], "checked under the partner files, not under the logs' own keys"
+    assert "result: whole and lawful" in machines.outputs["auditor report"]
+    assert "✓ Whole and lawful" in (machines.root / "report.html").read_text()
     assert os.stat(machines.root / "bank" / "model.json").st_mode & 0o077 == 0
+    # What `init` writes keeps what an auditor's replay needs, and the nodes may be served meanwhile.
+    for party in ("bank", "platform"):
+        machines.run("auditor", f"isthmus-audit replay {party}")
+        assert "result: all reproduced" in machines.outputs["auditor replay"]
+        assert f"{party} is being served" in machines.outputs["auditor replay"]

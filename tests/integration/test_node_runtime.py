@@ -111,6 +111,30 @@ def test_restarts_before_the_training_cost_no_masks(pair: tuple[TestNode, TestNo
     assert {r.step_failed.code for r in reports} == {"job.directive_changed"}
 
 
+def test_a_round_that_found_no_mask_goes_on_after_a_second_preparation(pair: tuple[TestNode, TestNode]) -> None:
+    spec = spec_of()
+    job = spec.identity()
+    _offer_and_approve(pair, spec)
+    _run(pair, control_pb2.StepStart(job=job, step="align"))
+    rate = float(_run(pair, control_pb2.StepStart(job=job, step="prepare"))[0].base_rate)
+    products = [
+        tuple(_run(pair, control_pb2.StepStart(job=job, step="round", round=1, lookup_range=first_range(rate)))[0].inner_products)
+    ]
+    plan = plan_next(products, [()], base_rate=rate, rounds=2, tolerance=1e-5)
+    numbers = {"coefficients": plan.coefficients, "lookup_range": plan.lookup_range}
+    none_left = _step(pair, control_pb2.StepStart(job=job, step="round", round=2, attempt=2, **numbers))
+    assert {r.step_failed.code for r in none_left} == {"training.no_mask_left"}
+    again = _run(pair, control_pb2.StepStart(job=job, step="prepare", attempt=3))
+    assert float(again[0].base_rate) == rate
+    done = _run(pair, control_pb2.StepStart(job=job, step="round", round=2, attempt=3, **numbers))
+    products.append(tuple(done[0].inner_products))
+    plan = plan_next(products, [(), plan.coefficients], base_rate=rate, rounds=2, tolerance=1e-5)
+    end = {"coefficients": plan.coefficients, "lookup_range": plan.lookup_range}
+    _run(pair, control_pb2.StepStart(job=job, step="finish", attempt=3, **end))
+    assert _run(pair, control_pb2.StepStart(job=job, step="evaluate", attempt=3, **end))[0].metrics.auc > 0.6
+    _check_models(pair, job)
+
+
 def test_a_whole_job(pair: tuple[TestNode, TestNode], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     bank, _platform = pair
     spec = spec_of()

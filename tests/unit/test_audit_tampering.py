@@ -59,13 +59,13 @@ def put(folders: Folders, changed: list[bytes], log: str = BANK) -> None:
 
 def flip_text(folders: Folders) -> None:
     changed = lines(folders)
-    changed[5] = changed[5].replace(b'"items":3', b'"items":9')
+    changed[5] = changed[5].replace(b'"round":0', b'"round":9')
     put(folders, changed)
 
 
 def flip_the_last_entry(folders: Folders) -> None:
     changed = lines(folders)
-    changed[-1] = changed[-1].replace(b'"disclosures"', b'"nothing"')
+    changed[-1] = changed[-1].replace(b'"finished"', b'"failed"')
     put(folders, changed)
 
 
@@ -149,8 +149,6 @@ def garble_a_checkpoint(folders: Folders) -> None:
         (repeat_an_entry, 3, "audit.sequence", 8),
         (swap_entries, 3, "audit.sequence", 6),
         (cut_the_end, 3, "audit.log_shortened", None),
-        (cut_into_the_last_line, 3, "audit.log_shortened", None),
-        (break_the_json, 3, "audit.entry_malformed", 4),
         (rewrite_the_whole_chain, 3, "audit.root", 0),
         (log_of_another, 3, "audit.other_log", 0),
         (forge_a_checkpoint, 1, "audit.not_signed", None),
@@ -171,8 +169,22 @@ def test_changed_files(tmp_path: Path, change: Callable[[Folders], None], step: 
     assert all(result.state != "failed" for result in told[:-1])
 
 
+@pytest.mark.parametrize(
+    ("change", "code", "seq"), [(cut_into_the_last_line, "audit.cut_line", -1), (break_the_json, "audit.entry_malformed", 4)]
+)
+def test_changed_files_that_are_no_logs_any_more(tmp_path: Path, change: Callable[[Folders], None], code: str, seq: int) -> None:
+    """Unusable rather than tampered with, though the lines were signed; the byte where it begins is named."""
+    folders = write(tmp_path, events())
+    whole = lines(folders)
+    change(folders)
+    error, _ = rejected(folders, tmp_path)
+    at = range(len(whole))[seq]
+    assert (error.step, error.code, error.log, error.exit_status) == (3, code, BANK, 3)
+    assert (error.seq, error.offset) == (at, sum(map(len, whole[:at])))
+
+
 def test_every_single_byte_of_a_log_counts(tmp_path: Path) -> None:
-    """Whichever byte is changed, no log passes (a sample of positions; newlines become unusable or wrong, all else is wrong)."""
+    """Whichever byte is changed, no log passes (a sample of positions): it is wrong, or no log at all any more."""
     folders = write(tmp_path, events())
     data = (folders[BANK] / "log.jsonl").read_bytes()
     for position in range(3, len(data), max(1, len(data) // 60)):
@@ -180,7 +192,7 @@ def test_every_single_byte_of_a_log_counts(tmp_path: Path) -> None:
         (folders[BANK] / "log.jsonl").write_bytes(changed)
         error, _ = rejected(folders, tmp_path)
         assert error.step == 3, position
-        assert error.exit_status == 1, position
+        assert error.exit_status == (3 if error.code == "audit.entry_malformed" else 1), position
 
 
 # ---- the auditor's own earlier checkpoint ----------------------------------------------------------------------------------------
@@ -270,16 +282,25 @@ def message_is_malformed(told: list[Event]) -> None:
     only(told, BANK, "align", "sent", 0).fields["sha256"] = "not a digest"
 
 
+def put_failed(told: list[Event], failed: list[Event]) -> None:
+    """A failed attempt of the last step, before the one that the job is told with."""
+    at = next(i for i, event in enumerate(told) if event.kind == "directive" and event.fields["step"] == "finish")
+    for event in told[at:]:
+        if event.fields.get("step") == "finish":
+            event.fields["attempt"] = 1
+    told[at:at] = failed
+
+
 def received_without_sent_in_a_failed_attempt(told: list[Event]) -> None:
-    failed = attempt("align", again=1, outcome="failed")
-    failed.remove(only(failed, BANK, "align", "sent", 2))
-    told[-5:-5] = failed
+    failed = attempt("finish", outcome="failed")
+    failed.remove(only(failed, BANK, "finish", "sent", 2))
+    put_failed(told, failed)
 
 
 def differs_in_a_failed_attempt(told: list[Event]) -> None:
-    failed = attempt("align", again=1, outcome="failed")
-    only(failed, BANK, "align", "sent", 0).fields["sha256"] = "ab" * 32
-    told[-5:-5] = failed
+    failed = attempt("finish", outcome="failed")
+    only(failed, BANK, "finish", "sent", 0).fields["sha256"] = "ab" * 32
+    put_failed(told, failed)
 
 
 def no_approval_of_the_other(told: list[Event]) -> None:

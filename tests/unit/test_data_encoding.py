@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import struct
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.preprocessing import StandardScaler
 
 from node.config import DatasetConfig
-from node.data.encoding import WOE_PRIOR_ROWS, Encoded, encode, model_columns, snapshot_digest
+from node.data.encoding import WOE_PRIOR_ROWS, Encoded, encode, model_columns
 from node.data.fixed_point import CLIP, centre_and_scale, to_fixed
 from node.data.load import Table
 from node.errors import DataError
@@ -233,31 +231,3 @@ def test_representation_shows_no_data() -> None:
     encoded = encode_all(table({"x": [1.0, 123456.0, 7.0]}), config(x=NUMBER))
     for number in (*encoded.train.ravel().tolist(), encoded.columns[0].centre, encoded.columns[0].scale):
         assert str(number) not in repr(encoded)
-
-
-def test_snapshot_digest_by_hand_and_sensitivity() -> None:
-    encoded = encode_all(table({"x": [1.0, 2.0, 4.0], "y": [3.0, 1.0, 1.0]}), config(x=NUMBER, y=NUMBER), [2])
-    salt = bytes(range(16))
-    label = np.array([1, 0, 1], dtype=np.int8)
-
-    def part(data: bytes) -> bytes:
-        return struct.pack(">Q", len(data)) + data
-
-    by_hand = b"isthmus dataset snapshot v1\x00" + part(salt) + part(b'[[2,2],[1,2],["x","y"]]')
-    by_hand += part(b"".join(struct.pack("<i", v) for row in encoded.train.tolist() for v in row))
-    by_hand += part(b"".join(struct.pack("<i", v) for row in encoded.holdout.tolist() for v in row))
-    by_hand += part(bytes([1, 0, 1]))
-    digest = snapshot_digest(encoded, label, salt=salt)
-    assert digest == hashlib.sha256(by_hand).hexdigest()
-    changed = Encoded(train=encoded.train.copy(), holdout=encoded.holdout, columns=encoded.columns)
-    changed.train[0, 0] += 1
-    others = [
-        snapshot_digest(encoded, label, salt=bytes(16)),
-        snapshot_digest(encoded, None, salt=salt),
-        snapshot_digest(encoded, 1 - label, salt=salt),
-        snapshot_digest(changed, label, salt=salt),
-        snapshot_digest(Encoded(train=encoded.train, holdout=encoded.holdout[:0], columns=encoded.columns), label, salt=salt),
-    ]
-    assert len({digest, *others}) == 6
-    with pytest.raises(DataError):
-        snapshot_digest(encoded, label, salt=b"short")

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import pwd
-import shutil
-import socket
 import sqlite3
-import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +12,7 @@ from node.config import DatasetConfig
 from node.data.load import load_table
 from node.data.sources import describe_source, read_batches, redacted_uri
 from node.errors import DataError
+from tests import postgres
 
 COLUMNS = {"amount": {"kind": "number"}, "region": {"kind": "category"}, "default": {"kind": "label"}}
 ROWS = [("007", 0.1, "north", 1), ("B2", 1e-300, 'so"uth', 0), ("b3", 123456789.123456789, "north", 1)]
@@ -153,57 +147,11 @@ def test_unreachable_server_tells_no_password(port: str) -> None:
 # --- PostgreSQL ------------------------------------------------------------------------------------------------------------------
 
 
-def _programs() -> Path | None:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
-    if found:
-        return found[-1].parent
-    on_path = shutil.which("initdb")
-    return Path(on_path).resolve().parent if on_path else None
-
-
-def _as_server_user() -> list[str]:
-    """PostgreSQL refuses to run as root: then its own user runs it."""
-    return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
-
-
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    programs = _programs()
-    if programs is None:
-        pytest.skip("no PostgreSQL server programs on this machine")
-    folder = Path(tempfile.mkdtemp(prefix="isthmus-pg-"))
-    if os.geteuid() == 0:
-        try:
-            owner = pwd.getpwnam("postgres")
-        except KeyError:
-            pytest.skip("this is root and there is no user postgres to run the server")
-        if shutil.which("setpriv") is None:
-            pytest.skip("this is root and there is no setpriv to become another user")
-        os.chown(folder, owner.pw_uid, owner.pw_gid)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    secret = folder / "password"
-    secret.write_text("hunter2\n")
-    secret.chmod(0o644)
-
-    def run(*command: str) -> None:
-        subprocess.run([*_as_server_user(), *command], check=True, cwd=folder, capture_output=True, timeout=60)
-
-    run(
-        str(programs / "initdb"), "-D", str(folder / "data"), "-U", "reader", "--pwfile", str(secret), "-A", "scram-sha-256",
-        "--no-sync", "-E", "UTF8", "--locale=C",
-    )  # fmt: skip
-    options = f"-c listen_addresses=127.0.0.1 -p {port} -k {folder} -c fsync=off"
-    control = str(programs / "pg_ctl")
-    run(control, "-D", str(folder / "data"), "-o", options, "-l", str(folder / "log"), "-w", "start")
-    uri = f"postgresql://reader:hunter2@127.0.0.1:{port}/postgres"
-    try:
-        _fill(uri)
-        yield uri
-    finally:
-        run(control, "-D", str(folder / "data"), "-m", "immediate", "-w", "stop")
-        shutil.rmtree(folder, ignore_errors=True)
+def server() -> str:
+    uri = postgres.server().new_database()
+    _fill(uri)
+    return uri
 
 
 def _fill(uri: str) -> None:
@@ -233,7 +181,7 @@ def test_postgresql_types_and_many_rows(server: str) -> None:
     ("change", "query", "code", "named"),
     [
         (("hunter2", "wrong"), "select * from cards", "data.database", "password"),
-        (("/postgres", "/absent"), "select * from cards", "data.database", "database"),
+        (("/test_", "/absent_"), "select * from cards", "data.database", "database"),
         (("", ""), "select * from card", "data.database", "table that does not exist"),
         (("", ""), "select nothing from cards", "data.database", "column that does not exist"),
         (("", ""), "selec 1", "data.database", "syntax error"),

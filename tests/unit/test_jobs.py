@@ -83,7 +83,7 @@ def test_every_pair_of_state_and_event() -> None:
     states, events = get_args(State), get_args(Event)
     assert set(jobs.TRANSITIONS) == set(states)
     legal = {(state, event) for state, follows in jobs.TRANSITIONS.items() for event in follows}
-    assert len(legal) == 23  # of 88: the other 65 must raise
+    assert len(legal) == 24  # of 99: the other 75 must raise
     for state, event in itertools.product(states, events):
         if (state, event) in legal:
             assert jobs.next_state(state, event) in states
@@ -272,6 +272,54 @@ def test_restart_counts_attempts_over_the_whole_job() -> None:
     assert job.running.coefficients == job.steps[-2].coefficients
     attempts = [step.attempt for step in both(job).steps]
     assert attempts == sorted(attempts)
+
+
+def test_a_round_without_masks_left_is_prepared_again_and_goes_on() -> None:
+    """As many masks as rounds and one to spare, counted from the attempt that prepared them."""
+    job = both(both(until("round", rounds=4)))
+    assert job.running is not None
+    interrupted = job.running
+    assert interrupted.round == 3
+    for expected in ("round", "round", "prepare"):  # 4 rounds and one to spare: places 2, 3 and 4, and then none
+        job, orders = jobs.restart(job)
+        step = orders[0].step  # type: ignore[union-attr]
+        assert step.step == expected
+    assert (job.state, step.attempt, step.round, step.coefficients) == ("prepare", 3, 0, ())
+    job, _ = jobs.restart(job)
+    assert job.running is not None
+    assert (job.running.step, job.running.attempt) == ("prepare", 4)
+    job = both(job)
+    again = job.running
+    assert again is not None
+    assert (again.step, again.round, again.attempt) == ("round", 3, 4)
+    assert (again.coefficients, again.lookup_range) == (interrupted.coefficients, interrupted.lookup_range)
+    assert len(job.rounds_done) == 2
+    steps = [(step.step, step.round) for step in both(job).steps if step.state == "done"]
+    assert steps == [("align", 0), ("prepare", 0), ("round", 1), ("round", 2), ("prepare", 0), ("round", 3)]
+    other = both(until("round", rounds=4))
+    for _ in range(4):
+        other, orders = jobs.restart(other)
+    assert other.state == "prepare"
+    assert other.running is not None
+    told, _ = jobs.report(other, "bank", done(other.running, base_rate="0.5"))
+    assert (told.state, told.code) == ("failed", "coordinator.bad_report")
+
+
+def test_a_next_round_without_masks_left_is_prepared_for_too() -> None:
+    """Restarts of earlier rounds take the later ones' masks; the numbers after the preparation are those that follow anyway."""
+    undisturbed = both(both(both(until("round", rounds=4))))
+    job = until("round", rounds=4)
+    job, _ = jobs.restart(jobs.restart(job)[0])
+    job = both(both(both(job)))
+    assert (job.state, len(job.rounds_done)) == ("prepare", 3)
+    assert job.running is not None
+    assert job.running.attempt == 3
+    job = both(job)
+    assert job.running is not None
+    assert undisturbed.running is not None
+    assert (job.running.step, job.running.round, job.running.attempt) == ("round", 4, 3)
+    assert job.running.coefficients == undisturbed.running.coefficients
+    assert job.running.lookup_range == undisturbed.running.lookup_range
 
 
 def test_a_failure_names_its_code_and_ends_the_step() -> None:

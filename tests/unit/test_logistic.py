@@ -12,6 +12,7 @@ from scipy.stats import chisquare
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 
+from node.crypto.paillier import generate_key
 from node.engine import InlineEngine, PoolEngine
 from node.errors import DataError, PeerError, UsageError
 from node.limits import LIMITS, Limits
@@ -20,7 +21,7 @@ from node.protocols.preparation import prepare, round_base_rate
 from node.protocols.rings import signed
 from node.protocols.scales import DIRECTION_SCALE, SHORT_BITS
 from node.protocols.scoring import evaluate, own_scores
-from node.protocols.training import Prepared, RoundShares, parse_base_rate
+from node.protocols.training import Prepared, RoundShares, operands_under, parse_base_rate
 from protos import peer_pb2 as pb
 from tests.training import ROLES, Training, toy
 
@@ -197,6 +198,40 @@ def test_a_round_that_runs_again_uses_another_mask() -> None:
     assert first.left.inner_products == pytest.approx(again.left.inner_products, rel=1e-3)
 
 
+def test_a_second_preparation_goes_on_with_the_rounds_that_are_done() -> None:
+    """Other keys, masks and transfers in the middle of a training; the model is the uninterrupted one's."""
+    left, right, label = toy(200, (2, 3), seed=3)
+    training = Training(left, right, label, rounds=3, key_bits=768)
+    training.prepare().results()
+    training.round(1, (), 2.0).results()
+    training.round(2, (0.8,), 8.0).results()
+    old = [prepared.own.public.n for prepared in training.prepared]
+    undisturbed = training.round(3, (0.7, 0.3), 8.0)
+    undisturbed.results()
+    for side in (0, 1):
+        training.earlier[side].pop()
+        # What is stored between two steps is what the next one reads.
+        training.earlier[side][:] = [RoundShares.from_arrays(shares.to_arrays()) for shares in training.earlier[side]]
+    training.prepare(attempt=1).results()
+    assert not set(old) & {prepared.own.public.n for prepared in training.prepared}
+    resumed = training.round(3, (0.7, 0.3), 8.0, slot=2, attempt=1)
+    resumed.results()
+    counts = {kind: sum(1 for sent, _ in resumed.left_sent if sent == kind) for kind in ("DotOperands", "DotResults")}
+    assert counts == {"DotOperands": 1, "DotResults": 1}
+    operands = next(payload for kind, payload in resumed.left_sent if kind == "DotOperands")
+    assert pb.DotOperands.FromString(operands).count == 3 * 6, "all three directions, once more under the new key"
+    assert resumed.left.inner_products == resumed.right.inner_products
+    assert resumed.left.inner_products == pytest.approx(undisturbed.left.inner_products, rel=0.02, abs=1e-9)
+    stored = [[RoundShares.from_arrays(shares.to_arrays()) for shares in training.earlier[side]] for side in (0, 1)]
+    for mine, theirs, prepared in ((0, 1, training.prepared[0]), (1, 0, training.prepared[1])):
+        # Each kept ciphertext opens, under the key of its owner, to that owner's share.
+        rows = operands_under(prepared.peer.n, stored[mine])
+        for shares, row in zip(training.earlier[theirs], rows, strict=True):
+            assert row is not None
+            opened = training.prepared[theirs].keys.decryptor.decrypt(row)
+            assert [int(value) for value in opened] == list(shares.direction)
+
+
 def test_masks_run_out_with_a_clear_error() -> None:
     left, right, label = toy(40, (1, 1))
     training = Training(left, right, label, rounds=1)
@@ -346,6 +381,7 @@ def test_too_many_columns_are_refused_before_anything_is_sent() -> None:
         lambda role, ch: prepare(
             ch,
             **training.halves(role),
+            own=generate_key(training.key_bits, training.drbg(role, "prepare").stream("paillier key")),
             drbg=training.drbg(role, "prepare"),
             engine=InlineEngine(),
             limits=Limits(columns=2),

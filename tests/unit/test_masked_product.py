@@ -160,7 +160,7 @@ def test_inner_products_of_shared_vectors() -> None:
     kept: list[list[Any]] = [[], []]
     for t in (1, 2, 3):
 
-        def half(side: int, t: int = t) -> Any:
+        def half(side: int, t: int = t, kept: list[list[Any]] = kept) -> Any:
             return lambda ch: inner_products(
                 ch,
                 keys=keys_of(side),
@@ -180,8 +180,7 @@ def test_inner_products_of_shared_vectors() -> None:
             values = pb.DotResults.FromString(next(payload for kind, payload in sent if kind == "DotResults")).values
             opened = keys_of(side).decryptor.decrypt(ciphertexts_from_bytes(values, t, keys_of(side).own.public))
             assert all(2**400 < value < 2**428 for value in opened)
-        kept[0].append(left_kept)
-        kept[1].append(right_kept)
+        kept = [list(left_kept), list(right_kept)]
         assert left == right
         exact = [sum(a * b for a, b in zip(gradient, p, strict=True)) / (scale_g * scale_p) for p in directions[:t]]
         assert left == pytest.approx(exact, abs=2**-37)

@@ -61,6 +61,7 @@ def test_every_dependency_has_its_reason() -> None:
     for requirement in [
         *project["dependencies"],
         *project["optional-dependencies"]["demo"],
+        *project["optional-dependencies"]["postgresql"],
         *project["optional-dependencies"]["dev"],
     ]:
         name = requirement.split(">")[0].split("[")[0].strip()

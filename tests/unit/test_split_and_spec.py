@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from audit.errors import UsageError
 from audit.spec import SPEC_BYTES_MAX, JobSpec, decimal_text, parse_spec
-from audit.split import holdout_rows
+from audit.split import count_held_out, holdout_rows
 
 
 def document(**change: Any) -> dict[str, Any]:
@@ -120,3 +120,12 @@ def test_parsing_names_the_key_and_never_the_value() -> None:
 def test_any_bytes_are_accepted_or_refused_with_an_error(data: bytes) -> None:
     with pytest.raises(UsageError):
         parse_spec(data)
+
+
+@pytest.mark.parametrize("fraction", ["0", "0.000001", "0.2", "0.5", "0.999"])
+@pytest.mark.parametrize("rows", [0, 1, 1000, 131_071, 131_072, 131_073, 300_000])
+def test_rows_held_out_are_counted_in_pieces(rows: int, fraction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = int(holdout_rows("ab" * 32, rows, Decimal(fraction)).sum())
+    assert count_held_out("ab" * 32, rows, Decimal(fraction)) == expected
+    monkeypatch.delattr("cryptography.hazmat.primitives.hashes.XOFHash", raising=False)
+    assert count_held_out("ab" * 32, rows, Decimal(fraction)) == expected

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
 
 from audit.identity import Identity
+from audit.protocol import NODE_ORDER
 from audit.spec import JobSpec
 from node.crypto.drbg import Drbg
-from node.errors import IsthmusError
+from node.data.load import load_table
+from node.errors import IsthmusError, UsageError
+from node.policy import AutoApprove
 from node.protocols.metrics import Metrics
 from node.runtime import steps
 from node.runtime.disclosures import Facts, of_step, receipt
-from node.runtime.jobs import ATTEMPTS_MAX
+from node.runtime.files import texts_from_arrays, texts_to_arrays
+from node.runtime.jobs import ATTEMPTS_MAX, Jobs, NodeParts
 from node.runtime.journal import StepLabels
 from node.runtime.serve import dials
-from node.runtime.steps import StepResult, store_result, texts_from_arrays, texts_to_arrays
+from node.runtime.steps import StepResult, store_result
 from protos import control_pb2
 from tests.nodes import TestNode, approvals_of, identities, node, spec_of, write_node
 
@@ -199,11 +205,14 @@ def test_a_step_before_the_furthest_one_is_not_run_again(bank: TestNode, known: 
         assert bank.jobs.check_start(StepLabels(job, step, number, 0))
         bank.store.begin_step(job, step, number, 0, now="")
         bank.store.end_step(job, step, number, 0, state="done", now="")
-    assert refusal(bank, StepLabels(job, "prepare", 0, 1)) == "job.step_order"
+    assert refusal(bank, StepLabels(job, "align", 0, 1)) == "job.step_order"
+    assert bank.jobs.check_start(StepLabels(job, "prepare", 0, 1)), "fresh masks for a round that has to start again"
     assert refusal(bank, StepLabels(job, "evaluate", 0, 1)) == "job.step_order"
     assert bank.jobs.check_start(StepLabels(job, "round", 2, 0))
     assert bank.jobs.check_start(StepLabels(job, "finish", 0, 0))  # training may stop early
     assert bank.jobs.check_start(StepLabels(job, "round", 1, 1))
+    bank.store.begin_step(job, "finish", 0, 2, now="")
+    assert refusal(bank, StepLabels(job, "prepare", 0, 3)) == "job.step_order"
 
 
 def test_an_ended_job_runs_nothing_and_an_end_that_cannot_be_is_a_failure(bank: TestNode, known: dict[str, Identity]) -> None:
@@ -212,6 +221,21 @@ def test_an_ended_job_runs_nothing_and_an_end_that_cannot_be_is_a_failure(bank: 
     row = bank.store.job(job)
     assert (row.state, row.code) == ("failed", "job.illegal_end")  # no step ever ran here
     assert refusal(bank, StepLabels(job, "align", 0, 0)) == "job.ended"
+
+
+def test_nothing_is_decided_after_the_end(bank: TestNode, known: dict[str, Identity]) -> None:
+    """A person approves while the other side's rejection ends the job: the end stays the job's last entry."""
+    spec = spec_of()
+    job = spec.identity()
+    bank.jobs.handle(control_pb2.Directive(offer=control_pb2.Offer(job=job, spec=spec.canonical().decode())))
+    bank.store.request(job, decision="approve", by="Ana")
+    bank.jobs.handle(control_pb2.Directive(job_end=control_pb2.JobEnd(job=job, outcome="rejected", code="coordinator.rejected")))
+    with pytest.raises(UsageError) as caught:
+        bank.jobs.decide(job, decision="approve", by="Ana")
+    assert caught.value.code == "job.ended"
+    bank.jobs.poll()
+    bank.jobs.handle(control_pb2.Directive(approvals=approvals_of(spec, known)))
+    assert [entry["kind"] for entry in bank.entries() if entry["job"] == job] == ["spec", "job"]
 
 
 def test_after_a_reconnect_decisions_and_outcomes_are_said_again(bank: TestNode, known: dict[str, Identity]) -> None:
@@ -340,7 +364,9 @@ def test_secrets_show_in_no_representation(bank: TestNode, known: dict[str, Iden
         coefficients=[],
         lookup_range=0.0,
         progress=lambda *_: None,
-        commit=lambda *_: None,
+        commit=lambda *_, **__: None,
+        load=lambda: load_table(bank.config.dataset[0], features=["a"], label="y", normalise="exact"),
+        keep=lambda _: None,
     )
     for shown in (repr(result), str(result), repr(context), repr(bank.parts)):
         assert repr(seed)[2:-1] not in shown
@@ -366,3 +392,54 @@ def test_a_decision_altered_in_the_nodes_own_database_is_refused(bank: TestNode,
         db.execute(sa.text("UPDATE decisions SET statement = replace(statement, 'reject', 'approve')"))
     database.dispose()
     assert refusal(bank, align) == "audit.bad_signature"
+
+
+CRASHES = {
+    "before the offer is stored": ("store", "add_job"),
+    "before the decision is logged": ("log", "append"),
+    "before the decision is stored": ("store", "put_decision"),
+    "before the job moves on": ("store", "move"),
+}
+
+
+@pytest.mark.parametrize("where", CRASHES)
+def test_a_crash_between_an_offer_and_its_decision_loses_neither(
+    bank: TestNode, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """A rule approves; the process dies at some point of it; the coordinator offers the job again to the next one."""
+    rule = {"name": "nightly", "partner": "platform", "dataset": "cards", "coordinator": "coordinator"}
+    parts = replace(bank.parts, policy=bank.parts.policy.model_copy(update={"auto_approve": [AutoApprove(**rule)]}))
+    spec = spec_of()
+    job = spec.identity()
+    offer = control_pb2.Directive(offer=control_pb2.Offer(job=job, spec=spec.canonical().decode()))
+    owner, method = CRASHES[where]
+    honest = getattr(getattr(parts, owner), method)
+
+    def dies(*arguments: Any, **named: Any) -> Any:
+        if owner == "log" and arguments[0] != "approval":
+            return honest(*arguments, **named)
+        raise SystemError("the process dies here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(getattr(parts, owner), method, dies)
+        with pytest.raises(SystemError):
+            _jobs_of(parts, bank).handle(offer)
+    again = _jobs_of(parts, bank)
+    again.handle(offer)
+    row = bank.store.job(job)
+    assert row is not None
+    assert row.state == "approved"
+    kinds = [entry["kind"] for entry in bank.entries() if entry["job"] == job]
+    assert kinds[0] == "spec"
+    assert "approval" in kinds
+    named = {"spec": "spec", "commitment": "seed", "approval": "approves"}
+    state = "new"
+    for kind in kinds:
+        state = NODE_ORDER[state][named[kind]]
+    assert state == "approved"
+    statement = bank.store.decisions(job)["bank"].statement
+    assert statement in [entry["statement"] for entry in bank.entries("approval")]
+
+
+def _jobs_of(parts: NodeParts, bank: TestNode) -> Jobs:
+    return Jobs(parts, report=bank.heard.report, progress=lambda **_: None, notify=bank.heard.lines.append)

@@ -1,0 +1,250 @@
+"""One job in all logs together: who its parties are, and the public figures that everything else is counted by.
+
+Figures come from the messages where these tell them (a set's size is what was sent of it, a party's columns are the column products
+it answered), because both nodes signed for the messages; what a log *says* of them is then checked against that in step (9).
+The number of shared customers and the base rate are in no message's count: they are what most entries of all logs say.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import cached_property
+
+from audit.history import Act, Attempt, AttemptKey, JobRecord, Shape
+from audit.ledger import Ledger
+from audit.protocol import Figures
+from audit.spec import JobSpec
+from audit.split import count_held_out
+
+
+def shapes_of(ledger: Ledger, job: str, attempt: Attempt, way: str) -> Iterator[tuple[Shape, int]]:
+    """An attempt's messages of one direction, from memory or, where they would not fit, from the file."""
+    runs = attempt.direction(way).runs
+    if runs.folded:
+        yield from runs
+        return
+    for _, message in ledger.messages(job, attempt, way):
+        yield Shape(message.type, message.items, message.length), 1
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """One node's log of the job."""
+
+    ledger: Ledger
+    record: JobRecord
+
+    @property
+    def name(self) -> str:
+        """The node's name."""
+        return self.ledger.name
+
+    def disclosures(self, key: AttemptKey) -> list[Act]:
+        """The disclosure entries of one attempt."""
+        return self._by_attempt.get(key, [])
+
+    @cached_property
+    def _by_attempt(self) -> dict[AttemptKey, list[Act]]:
+        found: dict[AttemptKey, list[Act]] = {}
+        for act in self.record.of("disclosure"):
+            found.setdefault(act.key, []).append(act)
+        return found
+
+
+@dataclass(frozen=True)
+class JobView:
+    """A job whose specification is known.
+
+    Attributes:
+        nodes: the logs of its parties that were given, by name.
+        coordinator: the coordinator's log of it, if given.
+        strangers: logs that tell of the job and belong to neither.
+    """
+
+    job: str
+    spec: JobSpec
+    nodes: dict[str, NodeView]
+    coordinator: NodeView | None
+    strangers: list[Ledger] = field(default_factory=list)
+
+    @property
+    def parties(self) -> tuple[str, str]:
+        """The label holder's name, then the feature holder's."""
+        return self.spec.label_holder.name, self.spec.feature_holder.name
+
+    @property
+    def short(self) -> str:
+        """The job as errors name it."""
+        return f"job {self.job[:12]}"
+
+    def views(self) -> list[NodeView]:
+        """All logs of the job."""
+        return [*self.nodes.values(), *([self.coordinator] if self.coordinator else [])]
+
+    # ---- figures ----------------------------------------------------------------------------------------------------------
+
+    def last_done(self, step: str) -> AttemptKey | None:
+        """The last attempt of a step that any node recorded done."""
+        done = [key for view in self.nodes.values() for key, a in view.record.attempts.items() if key.step == step and a.was_done]
+        return max(done, key=lambda key: (key.round, key.attempt), default=None)
+
+    def told(self, key: AttemptKey | None, what: str, by: str = "", to: str = "") -> list[str]:
+        """What all entries of an attempt say of one figure."""
+        acts = [act for view in self.views() for act in view.disclosures(key)] if key else []
+        meant = (act.data for act in acts if act.data.what == what and by in ("", act.data.by) and to in ("", act.data.to))
+        return [data.value for data in meant if data.value]
+
+    @cached_property
+    def shared(self) -> int | None:
+        """Shared customers n of the alignment that counts: what most entries say."""
+        key = self.last_done("align")
+        votes = Counter(value for text in self.told(key, "shared_customers") if (value := _count(text)) is not None)
+        for text in self.told(key, "rows"):
+            sizes = _counts(text)
+            votes.update(sizes[:1])
+        return votes.most_common(1)[0][0] if votes else None
+
+    @cached_property
+    def split(self) -> tuple[int, int] | None:
+        """Rows for training and held out, by the public coin."""
+        if self.shared is None or self.shared > ROWS_MAX:
+            return None
+        held = count_held_out(self.job, self.shared, Decimal(self.spec.model.holdout))
+        return self.shared - held, held
+
+    @cached_property
+    def base_rate(self) -> str | None:
+        """The base rate, as most entries say."""
+        votes = Counter(self.told(self.last_done("prepare"), "base_rate"))
+        return votes.most_common(1)[0][0] if votes else None
+
+    @cached_property
+    def columns(self) -> dict[str, int]:
+        """Encoded columns by party, as the messages of the last preparation that was done show them."""
+        return self._columns_in(self.last_done("prepare"))
+
+    @cached_property
+    def set_sizes(self) -> dict[str, int]:
+        """Sizes of the two sets, as the messages of the last alignment that was done show them."""
+        key = self.last_done("align")
+        return self._per_party(key, lambda attempt, way, ledger: attempt.direction(way).items.get("MaskedPoints")) if key else {}
+
+    def _columns_in(self, key: AttemptKey | None) -> dict[str, int]:
+        if key is None:
+            return {}
+        return self._per_party(key, lambda attempt, way, ledger: _columns(ledger, self.job, attempt, way))
+
+    def _per_party(self, key: AttemptKey, figure) -> dict[str, int]:  # type: ignore[no-untyped-def]
+        found: dict[str, int] = {}
+        for view in self.nodes.values():
+            attempt = view.record.attempts.get(key)
+            if attempt is None or not attempt.peer:
+                continue
+            for party, way in ((view.name, "sent"), (attempt.peer, "received")):
+                value = figure(attempt, way, view.ledger)
+                if value:
+                    found.setdefault(party, value)
+        return found
+
+    def figures(self, view: NodeView, attempt: Attempt, sender: str) -> Figures:
+        """What is known of an attempt, from the side of ``sender``."""
+        model, key = self.spec.model, attempt.key
+        peer = self.spec.peer_of(sender).name
+        whole = attempt.was_done
+        sets = {party: attempt.direction(way).items.get("MaskedPoints") for party, way in _ways(view, attempt)} if whole else {}
+        columns = self.columns
+        if key.step == "prepare":
+            columns = self._columns_in(key)
+        rows, held = self.split or (None, None)
+        return Figures(
+            holds_label=sender == self.parties[0],
+            key_bits=model.key_bits,
+            rounds=model.rounds,
+            entries=model.lookup_entries_of(rows) if rows is not None else None,
+            own_set=sets.get(sender),
+            peer_set=sets.get(peer),
+            rows=rows,
+            held_out=held,
+            own_columns=columns.get(sender),
+            peer_columns=columns.get(peer),
+            base_rate=self.base_rate if whole else None,
+            shares_aggregates=self.spec.disclose.aggregates_to_feature_holder,
+            renewed=self._renewed(key),
+        )
+
+    def _renewed(self, key: AttemptKey) -> int:
+        """Directions before this round's that are exchanged once more: all, where the keys are newer than the round before."""
+        if key.step != "round" or key.round == 1:
+            return 0
+        done = {each for view in self.nodes.values() for each, attempt in view.record.attempts.items() if attempt.was_done}
+        prepared = [each.attempt for each in done if each.step == "prepare" and each.attempt <= key.attempt]
+        before = [each.attempt for each in done if each[:2] == ("round", key.round - 1) and each.attempt <= key.attempt]
+        return key.round - 1 if max(prepared, default=0) > max(before, default=0) else 0
+
+
+ROWS_MAX = 2**28
+"""More shared customers than a node here aligns: no time is spent on what a log merely says."""
+
+
+def _ways(view: NodeView, attempt: Attempt) -> tuple[tuple[str, str], tuple[str, str]]:
+    return (view.name, "sent"), (attempt.peer, "received")
+
+
+def _columns(ledger: Ledger, job: str, attempt: Attempt, way: str) -> int | None:
+    """Column products that the sender answered to one group of masks: one for each of its own columns.
+
+    They are known to be all once row masks followed in either direction.
+    """
+    if not (attempt.sent.items.get("RowMasks") or attempt.received.items.get("RowMasks")):
+        return None
+    total = 0
+    for shape, times in shapes_of(ledger, job, attempt, way):
+        if shape.type == "ColumnProducts":
+            total += shape.items * times
+        elif total:
+            break
+    return total or None
+
+
+def _count(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 12 else None
+
+
+def _counts(text: str) -> list[int]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    return [value for value in values if type(value) is int and 0 <= value < 10**12] if isinstance(values, list) else []
+
+
+Views = Sequence[tuple[str, JobView | None]]
+"""Every job of all logs by its identity."""
+
+
+def views_of(ledgers: Sequence[Ledger]) -> Iterator[tuple[str, JobView | None]]:
+    """Every job of all logs; None where no log holds its specification."""
+    given = {ledger.name: ledger for ledger in ledgers}
+    for job in sorted({job for ledger in ledgers for job in ledger.jobs}):
+        known = [(ledger, ledger.jobs[job]) for ledger in ledgers if job in ledger.jobs]
+        spec = next((record.spec for _, record in known if record.spec is not None), None)
+        yield job, None if spec is None else _view(job, spec, known, given)
+
+
+def _view(job: str, spec: JobSpec, known: Iterable[tuple[Ledger, JobRecord]], given: Mapping[str, Ledger]) -> JobView:
+    nodes: dict[str, NodeView] = {}
+    coordinator, strangers = None, []
+    for ledger, record in known:
+        if ledger.name in (spec.label_holder.name, spec.feature_holder.name):
+            nodes[ledger.name] = NodeView(ledger, record)
+        elif ledger.name == spec.coordinator:
+            coordinator = NodeView(ledger, record)
+        else:
+            strangers.append(ledger)
+    if coordinator is None and (silent := given.get(spec.coordinator)) is not None:
+        coordinator = NodeView(silent, JobRecord(job))  # its log was given and says nothing of the job
+    return JobView(job, spec, nodes, coordinator, strangers)

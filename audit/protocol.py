@@ -1,0 +1,352 @@
+"""The legal run of a job: its orders as tables, and every step's messages with their counts and lengths.
+
+What a step's two parties say follows from public figures alone: the sizes of the two sets, the shared rows, encoded columns, rounds
+and key bits.  :func:`legal_messages` lists one party's messages of one attempt in order; the two directions are not tied to each
+other beyond that.  Into how many messages a phase is cut is the sender's choice: totals and positions are fixed, and with
+them the length of every message, so that none can carry more than its items.
+
+A message's serialised length (proto3): a field that is zero is left out; the others take a byte for number and type, a varint, and
+for bytes and text the value itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import frexp
+from types import MappingProxyType
+
+from audit.history import Directive
+from audit.layout import (
+    BAND_BYTES,
+    BAND_ENTRIES,
+    BASE_OTS,
+    COEFFICIENT_MAX,
+    KEPT_BYTES,
+    POINT_BYTES,
+    PRODUCT_BITS,
+    RANGE_MAX,
+    RANGE_MIN,
+    SHORT_BITS,
+    SPARE_SLOTS,
+    WORD_BYTES,
+    SlotLayout,
+    ciphertext_bytes,
+    column_layout,
+    plaintext_bits,
+    preconditioner_layout,
+    score_bits,
+    score_layout,
+)
+
+ORDER = ("align", "prepare", "round", "finish", "evaluate")
+
+Table = Mapping[str, Mapping[str, str]]
+
+NODE_ORDER: Table = MappingProxyType(
+    {
+        "new": {"spec": "offered"},
+        "offered": {"spec": "offered", "seed": "seeded", "rejects": "rejected", "job": "ended"},
+        "seeded": {"seed": "seeded", "approves": "approved", "rejects": "rejected", "job": "ended"},
+        "approved": {
+            "seed": "approved",
+            "approves": "approved",
+            "rejects": "rejected",
+            "other approves": "agreed",
+            "job": "ended",
+        },
+        "agreed": {"other approves": "agreed", "start": "step", "failed": "agreed", "disclosures": "closing", "job": "ended"},
+        "step": {"commitment": "step", "disclosure": "step", "done": "agreed", "failed": "agreed"},
+        "rejected": {"job": "ended"},
+        "closing": {"disclosures": "closing", "job": "ended"},
+        "ended": {"disclosures": "ended", "job": "ended"},
+    }
+)
+"""The entries of one job in a node's log.  What stands twice in a row is what a node writes once more after a crash."""
+
+COORDINATOR_ORDER: Table = MappingProxyType(
+    {
+        "new": {"spec": "offered"},
+        "offered": {"spec": "offered", "submitted": "submitted"},
+        "submitted": {
+            "approves": "submitted",
+            "rejects": "submitted",
+            "approved": "approved",
+            "directive": "running",
+            "disclosures": "closing",
+        },
+        "approved": {"directive": "running", "disclosures": "closing"},
+        "running": {
+            "running": "running",
+            "directive": "running",
+            "report": "running",
+            "disclosure": "running",
+            "disclosures": "closing",
+        },
+        "closing": {"disclosures": "closing", "job": "ended"},
+        "ended": {},
+    }
+)
+"""The entries of one job in the coordinator's log.  What a crash kept out of it is logged at the next start."""
+
+NEXT_STEPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "": ("align",),
+        "align": ("prepare",),
+        "prepare": ("round",),
+        "round": ("round", "finish"),
+        "finish": ("evaluate",),
+        "evaluate": (),
+    }
+)
+"""Which step follows which, once it is done; any step may be tried again before the next begins.  A round that has to start again
+and finds no mask left (:func:`masks_left`) is followed by a second preparation, and that by the same round.
+"""
+
+
+COMMITTED: Mapping[str, tuple[str, ...]] = MappingProxyType({"align": ("dataset",), "prepare": ("encoded", "paillier key")})
+"""What a node commits to before the first message of each attempt of a step."""
+
+
+def follows(step: str, round: int, after: tuple[str, int]) -> bool:
+    """Whether a step is the one, or one of the two, that come after another."""
+    if step not in NEXT_STEPS[after[0]]:
+        return False
+    return round == (after[1] + 1 if step == "round" and after[0] == "round" else int(step == "round"))
+
+
+def bad_numbers(step: str, round: int, directive: Directive) -> tuple[str, str] | None:
+    """What is wrong with the numbers that a step ran on, as a code and a reason: no node runs on others.
+
+    Coefficients are finite and of reasonable size; where scores are looked up, the range is a power of two.
+    """
+    place = f"{step} {round or ''}".strip()
+    if not all(abs(float(value)) <= COEFFICIENT_MAX for value in directive.coefficients):
+        return "audit.coefficients", f"{place} ran on a coefficient that is no number of reasonable size"
+    if not (step == "evaluate" or (step == "round" and round > 1)):
+        return None
+    value = float(directive.lookup_range)
+    if not RANGE_MIN <= value <= RANGE_MAX or frexp(value)[0] != 0.5:
+        return "audit.lookup_range", f"{place} ran on a lookup range that is no power of two in bounds"
+    return None
+
+
+def masks_left(round: int, attempt: int, *, prepared: int, rounds: int) -> bool:
+    """Whether an attempt of a round finds fresh masks: attempts count over the whole job, masks from the one that prepared them."""
+    return round - 1 + attempt - prepared < rounds + SPARE_SLOTS
+
+
+# ---- lengths ---------------------------------------------------------------------------------------------------------------------
+
+
+def varint(value: int) -> int:
+    """Bytes of an unsigned integer: seven bits each."""
+    return max(1, -(-value.bit_length() // 7))
+
+
+def number_field(value: int) -> int:
+    """Bytes of an integer field."""
+    return 1 + varint(value) if value else 0
+
+
+def bytes_field(size: int) -> int:
+    """Bytes of a field of bytes or text."""
+    return 1 + varint(size) + size if size else 0
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Items of one type, one after the other, in as many messages as the sender likes.
+
+    Attributes:
+        items: how many in all; None where no figure in the log tells.
+        bits, lanes: an item takes ``bits`` in each of ``lanes`` rows of a message's values, each row filled up to whole bytes.
+        stride: what one item adds to the position of the next message.
+    """
+
+    type: str
+    items: int | None
+    bits: int
+    lanes: int = 1
+    stride: int = 1
+
+    def length(self, position: int, count: int) -> int:
+        """Serialised length of a message of ``count`` items after ``position`` others."""
+        values = self.lanes * (-(-count * self.bits // 8))
+        return number_field(position * self.stride) + number_field(count) + bytes_field(values)
+
+
+@dataclass(frozen=True)
+class Single:
+    """One message of its own form; its length lies in a range, mostly of one value."""
+
+    type: str
+    shortest: int
+    longest: int
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Two phases whose messages take turns, ``first`` beginning, until one of them is through."""
+
+    first: Phase
+    second: Phase
+
+
+Part = Phase | Single | Turns
+
+
+# ---- what each step says ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The public figures of one attempt, from the sender's side; None where the log does not tell.
+
+    Attributes:
+        own_set, peer_set: identifiers of the two sets.
+        rows, held_out: shared rows for training and evaluation.
+        own_columns, peer_columns: encoded columns, the label holder's intercept counted.
+        rounds: most rounds of the job.
+        base_rate: as disclosed; None where an attempt ended before that.
+        renewed: earlier directions whose ciphertexts a round exchanges once more, because the keys are new since.
+    """
+
+    holds_label: bool
+    key_bits: int
+    rounds: int
+    entries: int | None = None
+    own_set: int | None = None
+    peer_set: int | None = None
+    rows: int | None = None
+    held_out: int | None = None
+    own_columns: int | None = None
+    peer_columns: int | None = None
+    base_rate: str | None = None
+    shares_aggregates: bool = False
+    renewed: int = 0
+
+    @property
+    def slots(self) -> int:
+        """Masks prepared."""
+        return self.rounds + SPARE_SLOTS
+
+
+def _align(f: Figures, round: int, directive: Directive) -> tuple[Part, ...]:
+    start = (2, 1 + 5) if f.own_set is None else (number_field(f.own_set),) * 2
+    return (
+        Single("PsiStart", *start),
+        Turns(Phase("MaskedPoints", f.own_set, 8 * POINT_BYTES), Phase("DoublyMasked", f.peer_set, 8 * KEPT_BYTES)),
+    )
+
+
+def _ciphertexts(f: Figures, kind: str, items: int | None, stride: int = 1) -> Phase:
+    return Phase(kind, items, 8 * ciphertext_bytes(f.key_bits), stride=stride)
+
+
+def _prepare(f: Figures, round: int, directive: Directive) -> tuple[Part, ...]:
+    size = f.key_bits // 8
+    key = number_field(f.key_bits) + bytes_field(size) + bytes_field(2 * size)
+    parts: list[Part] = [Single("PaillierKey", key, key), _figures(f)]
+    plain, slots = plaintext_bits(f.key_bits), f.slots
+    groups = column_layout(plaintext_bits=plain, rows=f.rows, slots=slots).groups if f.rows is not None else 1
+    for _ in range(groups):
+        parts += [_ciphertexts(f, "ColumnMasks", f.rows), _ciphertexts(f, "ColumnProducts", f.own_columns)]
+    if f.own_columns is None or f.peer_columns is None or f.rows is None:
+        return tuple(parts)  # it went no further, or the columns would be known
+    k = score_bits(plaintext_bits=plain, columns=max(f.own_columns, f.peer_columns), slots=slots - 1)
+    own, peer = (
+        score_layout(plaintext_bits=plain, columns=columns, slots=slots - 1, ring_bits=k)
+        for columns in (f.own_columns, f.peer_columns)
+    )
+    products = -(-f.rows // own.rows)
+    parts += _by_groups(f, own, peer, slots - 1, ("RowMasks", f.peer_columns), ("RowProducts", products), own.rows)
+    own, peer = (
+        preconditioner_layout(plaintext_bits=plain, columns=columns, slots=slots) for columns in (f.own_columns, f.peer_columns)
+    )
+    kinds = ("PreconditionerMasks", f.peer_columns), ("PreconditionerProducts", f.own_columns)
+    parts += _by_groups(f, own, peer, slots, *kinds, 1)
+    parts.append(_ciphertexts(f, "BaseOtChoices" if f.holds_label else "BaseOtReplies", BASE_OTS))
+    return tuple(parts)
+
+
+def _by_groups(
+    f: Figures, own: SlotLayout, peer: SlotLayout, slots: int, masks: tuple[str, int], products: tuple[str, int], stride: int
+) -> list[Part]:
+    """Masks for the peer's matrix and products of the own one, a group of slots after the other."""
+    own_groups, peer_groups = (len(layout.groups_of(slots)) for layout in (own, peer))
+    parts: list[Part] = []
+    for group in range(max(own_groups, peer_groups)):
+        if group < peer_groups:
+            parts.append(_ciphertexts(f, *masks))
+        if group < own_groups:
+            parts.append(_ciphertexts(f, *products, stride))
+    return parts
+
+
+def _figures(f: Figures) -> Single:
+    """Rows, columns and, from the label holder, the base rate: ``0.`` and up to eight more digits."""
+    rows = (number_field(f.rows),) * 2 if f.rows is not None else (0, 1 + 5)
+    columns = (2, 1 + 3) if f.own_columns is None else (number_field(f.own_columns),) * 2
+    if not f.holds_label:
+        rate = (0, 0)
+    else:
+        rate = (bytes_field(3), bytes_field(10)) if f.base_rate is None else (bytes_field(len(f.base_rate)),) * 2
+    return Single("JobFigures", rows[0] + columns[0] + rate[0], rows[1] + columns[1] + rate[1])
+
+
+def _echo(coefficients: int, lookup_range: str) -> Single:
+    length = bytes_field(8 * coefficients) + (9 if lookup_range and float(lookup_range) else 0)
+    return Single("DirectiveEcho", length, length)
+
+
+def _round(f: Figures, round: int, directive: Directive) -> tuple[Part, ...]:
+    echo = _echo(len(directive.coefficients), directive.lookup_range)
+    if f.own_columns is None or f.peer_columns is None or f.rows is None or f.entries is None:
+        return (echo,)
+    k = score_bits(plaintext_bits=plaintext_bits(f.key_bits), columns=max(f.own_columns, f.peer_columns), slots=f.slots - 1)
+    weights = Phase("MaskedWeights", f.peer_columns, 8 * -(-k // 8))
+    table = Phase("LookupTables", f.rows, 8 * WORD_BYTES * f.entries)
+    choices = Phase("OtColumns", f.rows, f.entries.bit_length() - 1, lanes=BASE_OTS)
+    first = Phase("FirstResiduals", f.rows, 8 * WORD_BYTES)
+    residuals = Phase("MaskedResiduals", f.rows, PRODUCT_BITS)
+    return (
+        echo,
+        *(() if round == 1 else (weights, table if f.holds_label else choices)),
+        *((first,) if round == 1 and f.holds_label else ()),
+        *(() if f.holds_label else (residuals,)),
+        Phase("MaskedGradients", f.peer_columns, SHORT_BITS),
+        _ciphertexts(f, "DotOperands", (1 + f.renewed) * (f.own_columns + f.peer_columns)),
+        _ciphertexts(f, "DotResults", round),
+        Phase("InnerProductParts", round, SHORT_BITS),
+    )
+
+
+def _finish(f: Figures, round: int, directive: Directive) -> tuple[Part, ...]:
+    return _echo(len(directive.coefficients), ""), Phase("WeightShares", f.peer_columns, SHORT_BITS)
+
+
+def _evaluate(f: Figures, round: int, directive: Directive) -> tuple[Part, ...]:
+    echo, bits = _echo(0, directive.lookup_range), BAND_ENTRIES.bit_length() - 1
+    if not f.holds_label:
+        return (
+            echo,
+            _ciphertexts(f, "BaseOtChoices", BASE_OTS),
+            Phase("BandTables", f.held_out, 8 * BAND_BYTES * BAND_ENTRIES),
+        )
+    replies, choices = _ciphertexts(f, "BaseOtReplies", BASE_OTS), Phase("OtColumns", f.held_out, bits, lanes=BASE_OTS)
+    if not f.shares_aggregates:
+        return echo, replies, choices
+    # Four decimals of six places: shares have one digit before the point, the log-loss up to four.
+    shortest = 4 * bytes_field(8) + (number_field(f.held_out) if f.held_out is not None else 0)
+    return echo, replies, choices, Single("Aggregates", shortest, shortest + (3 if f.held_out is not None else 3 + 6))
+
+
+LEGAL_MESSAGES: Mapping[str, Callable[[Figures, int, Directive], tuple[Part, ...]]] = MappingProxyType(
+    {"align": _align, "prepare": _prepare, "round": _round, "finish": _finish, "evaluate": _evaluate}
+)
+
+
+def legal_messages(step: str, figures: Figures, *, round: int, directive: Directive) -> tuple[Part, ...]:
+    """What one party says in one attempt of a step, in order."""
+    return LEGAL_MESSAGES[step](figures, round, directive)
