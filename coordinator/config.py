@@ -13,6 +13,7 @@ from audit.partner import Partner, load_partners
 from audit.spec import Name
 from audit.strict_toml import Strict, load_toml
 from coordinator.errors import UsageError
+from operations.config import MetricsSection, check_exposure
 from protos.tls import TlsError, split_address
 
 
@@ -38,6 +39,7 @@ class CoordinatorSection(Strict):
     keys: PathText = "keys"
     partners: PathText = "partners"
     state: PathText = "state"
+    stop_grace: Annotated[int, Field(ge=0, le=86_400)] = 10
 
 
 class JobsSection(Strict):
@@ -82,6 +84,7 @@ class CoordinatorConfig(Strict):
     jobs: JobsSection = JobsSection()
     relay: RelaySection = RelaySection()
     store: StoreSection = StoreSection()
+    metrics: MetricsSection = MetricsSection()
 
     _path: Path = PrivateAttr(default=Path("coordinator.toml"))
 
@@ -169,8 +172,9 @@ def load_config(path: Path) -> CoordinatorConfig:
     """Read a coordinator's configuration.
 
     Raises:
-        UsageError: see :func:`audit.strict_toml.load_toml`.
+        UsageError: see :func:`audit.strict_toml.load_toml` and :func:`operations.config.check_exposure`.
     """
     config = load_toml(path, CoordinatorConfig, what="coordinator configuration", init="isthmus-coordinator init")
+    check_exposure(config.metrics)
     config._path = path.resolve()
     return config

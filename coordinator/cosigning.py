@@ -101,7 +101,7 @@ class Cosigning:
             answer.size, answer.line = found.size, found.line.rstrip("\n")
         except IsthmusError as error:
             answer.code = error.code
-            _log.error("a checkpoint of %s was not cosigned: %s", party, error)
+            _log.error("a checkpoint of %s was not cosigned: %s", party, error, extra={"peer": party, "code": error.code})
             if isinstance(error, Refused):
                 self._refuse(error)
         if party in self._attached:
@@ -135,7 +135,12 @@ class Cosigning:
                 self._attached[body.log].send(cosignature=body)
             return
         if body.code:
-            _log.error("%s refuses to cosign this log [%s]: was the state folder restored from a copy?", party, body.code)
+            _log.error(
+                "%s refuses to cosign this log [%s]: was the state folder restored from a copy?",
+                party,
+                body.code,
+                extra={"peer": party, "code": body.code},
+            )
             return
         if body.line:
             self._log.add_cosignature(body.size, body.line + "\n", self._partners[party].log_key)

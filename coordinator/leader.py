@@ -132,11 +132,14 @@ class Leadership:
 
     # -- waiting and taking the lead
 
-    def wait(self, over: threading.Event, told: Callable[[Standing], None] = lambda _: None) -> bool:
+    def wait(
+        self, over: threading.Event, told: Callable[[Standing], None] = lambda _: None, beat: Callable[[], None] = lambda: None
+    ) -> bool:
         """Wait until this coordinator leads a database at its newest schema; False when ``over`` was set before.
 
         Args:
             told: called when somebody else leads, once for each of them.
+            beat: called at every look.
 
         Raises:
             UsageError: ``store.newer_schema``; ``store.other_owner``: the database is another coordinator's.
@@ -145,6 +148,7 @@ class Leadership:
         self._prepare()
         last, first, pause = "", True, min(1.0, self._lease / 5)
         while not over.is_set():
+            beat()
             try:
                 standing = self._try()
                 if standing is None:

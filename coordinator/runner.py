@@ -31,8 +31,9 @@ from audit.witness import Refused, Witness
 from coordinator import disclosures, jobs
 from coordinator.control_fields import step_report
 from coordinator.cosigning import Cosigning
-from coordinator.errors import PeerError, UsageError, VerificationError
+from coordinator.errors import PeerError, TransportError, UsageError, VerificationError
 from coordinator.jobs import Decision, Job, Order, SendApprovals, SendEnd, SendStep, Step
+from coordinator.observe import SILENT, Observer
 from coordinator.store import Store
 from coordinator.submit import check_party
 from protos import control_pb2
@@ -140,7 +141,9 @@ class Runner:
         logged: Logged | None = None,
         detach_grace: float = 30.0,
         link_patience: float = 2.0,
+        observer: Observer = SILENT,
     ) -> None:
+        self.observer = observer
         self.name, self.software, self.partners = name, software, partners
         self._store, self._log, self._clock = store, log, clock
         self._grace, self._patience = detach_grace, link_patience
@@ -152,7 +155,8 @@ class Runner:
         """Sealed bytes that the relay passed on in an attempt (job, step, round, attempt)."""
         self.changed = threading.Condition(threading.RLock())
         self.version = 0
-        self.stopping = False
+        self.stopping = self.draining = False
+        self._held: set[str] = set()
         self._jobs = {job.identity: job for job in store.open_jobs()}
         self._cosigning = Cosigning(log, witness, partners=partners, attached=self._attached, refused=self._refused)
         for job in (*self._jobs.values(), *store.recent(RECENT)):
@@ -276,7 +280,13 @@ class Runner:
         with self.changed:
             job = self._jobs.get(getattr(report, kind).job)
             if job is not None and attachment.party in job.parties and job.running is not None:
-                _log.warning("job %s: %s sent a report that was refused: %s", job.identity[:12], attachment.party, error)
+                _log.warning(
+                    "job %s: %s sent a report that was refused: %s",
+                    job.identity[:12],
+                    attachment.party,
+                    error,
+                    extra={"job": job.identity, "peer": attachment.party, "code": error.code},
+                )
                 self._apply(job, jobs.fail(job, error.code))
                 self._notify()
 
@@ -308,6 +318,7 @@ class Runner:
             now = format_time(self._clock())
             job = Job(spec.identity(), spec, submitted=now, updated=now)
             self._store.save(job)
+            _log.info("job %s submitted", job.identity[:12], extra={"job": job.identity})
             self._log_submission(job)
             self._jobs[job.identity] = job
             self._cosigning.met(job)
@@ -371,6 +382,27 @@ class Runner:
             key = _key(job) if job is not None else None
             return None if job is None or key is None else (job.parties, key)
 
+    def attached(self) -> int:
+        """How many nodes are attached."""
+        return len(self._attached)
+
+    def waiting(self) -> int:
+        """Directives that wait to go out."""
+        with self.changed:
+            return sum(attachment.waiting.qsize() for attachment in self._attached.values())
+
+    def drain(self) -> None:
+        """Direct no step from now on.  Reports are still taken: what the nodes have done is not done again after the next start."""
+        with self.changed:
+            self.draining = True
+            self._notify()
+
+    def quiet(self) -> bool:
+        """While draining: whether no node works on a step that was directed before."""
+        with self.changed:
+            running = {job.identity for job in self._jobs.values() if job.running is not None}
+            return not running - self._held or not self._attached
+
     def stop(self) -> None:
         """End all streams; open jobs stay open and are continued after the next start."""
         with self.changed:
@@ -378,7 +410,7 @@ class Runner:
             for timer in self._timers.values():
                 timer.cancel()
             for attachment in self._attached.values():
-                attachment.close()
+                attachment.close(TransportError("coordinator.stopping", "The coordinator is stopping."))
             self._notify()
 
     # -- reports
@@ -413,7 +445,8 @@ class Runner:
         key = (body.step, body.round, body.attempt)
         if _key(job) != key or job.identity in self._stale:
             return  # an echo, or a step that starts again anyway
-        _log.info("job %s: %s reports that %s failed: %s", job.identity[:12], party, body.step, body.code)
+        extra = {"job": job.identity, "peer": party, "step": body.step, "attempt": body.attempt, "code": body.code}
+        _log.info("job %s: %s reports that %s failed: %s", job.identity[:12], party, body.step, body.code, extra=extra)
         if body.code not in LINK_CODES:
             self._apply(job, jobs.fail(job, body.code))
         elif job.spec.peer_of(party).name not in self._attached:
@@ -481,6 +514,7 @@ class Runner:
             self._jobs[job.identity] = after
         for order in orders:
             self._send(after, order)
+        self.observer.moved(job, after)
         self._notify()
 
     def _record(self, before: Job, after: Job, orders: tuple[Order, ...]) -> None:
@@ -500,6 +534,9 @@ class Runner:
             self._cosigning.checkpoint()
 
     def _send(self, job: Job, order: Order) -> None:
+        if self.draining and isinstance(order, SendStep):
+            self._held.add(job.identity)  # it begins after the next start, with the next attempt
+            return
         for party in job.parties:
             attachment = self._attached.get(party)
             if attachment is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from concurrent import futures
 from datetime import UTC, datetime
@@ -22,10 +23,12 @@ from coordinator.operators import OperatorService
 from coordinator.relay import RelayService
 from coordinator.rooms import RelayLimits
 from coordinator.runner import Logged, Runner
-from coordinator.service import ControlService
+from coordinator.service import ControlService, caller
 from coordinator.store import Store
 from coordinator.store.engine import is_postgresql
 from coordinator.store.log import LogMirror
+from coordinator.watching import Watch
+from operations.stopping import wait_for
 from protos import control_pb2_grpc, relay_pb2_grpc, tls
 
 _log = logging.getLogger("isthmus.coordinator")
@@ -58,6 +61,7 @@ class Server:
     """A coordinator that listens.
 
     Args:
+        watch: what watches the process from before this server on.
         leading: on a database that several coordinators share, this one's lead (:meth:`coordinator.leader.Leadership.wait`).
 
     Raises (on construction):
@@ -72,8 +76,9 @@ class Server:
         clock: Callable[[], datetime] = utc_now,
         grace: float | None = None,
         leading: Leadership | None = None,
+        watch: Watch | None = None,
     ) -> None:
-        self._leading = leading
+        self._leading, self.watch = leading, watch or Watch(config, leading)
         identity, partners = config.identity(), config.partners()
         nodes = {name: p for name, p in partners.items() if p.role != "coordinator"}
         own = {identity.name: identity.tls_certificate_pem}
@@ -109,7 +114,9 @@ class Server:
             clock=clock,
             logged=logged,
             detach_grace=config.jobs.detach_grace if grace is None else grace,
+            observer=self.watch.metrics,
         )
+        self.watch.serve_health(self._grpc, lambda context: caller(context, {**own, **pinned}))
         control_pb2_grpc.add_ControlServicer_to_server(ControlService(self.runner, pinned), self._grpc)
         control_pb2_grpc.add_OperatorServicer_to_server(OperatorService(self.runner, own), self._grpc)
         asked = config.relay
@@ -120,8 +127,25 @@ class Server:
         self.address = f"{config.coordinator.listen.rpartition(':')[0]}:{self.port}"
 
     def start(self) -> None:
-        """Begin to serve."""
+        """Begin to serve.
+
+        Raises:
+            UsageError: ``metrics.port_in_use``.
+        """
+        self.watch.read_from(self.runner, self._store)
+        self.watch.listen()
         self._grpc.start()
+
+    def beat(self) -> None:
+        """Called by the main loop: it goes round, and the runner's lock can be had."""
+        with self.runner.changed:
+            self.watch.beat()
+
+    def drain(self, seconds: float, at_once: threading.Event) -> bool:
+        """Direct no further step and wait, at most ``seconds``, for the reports of those that run; whether all have come."""
+        self.watch.stopping()
+        self.runner.drain()
+        return wait_for(self.runner.quiet, seconds, at_once)
 
     def stop(self) -> None:
         """End all streams, then close database and log.  Open jobs are continued at the next start."""
@@ -129,6 +153,7 @@ class Server:
         self.relay.rooms.stop()
         self._grpc.stop(STOP_SECONDS).wait()
         self._pool.shutdown(wait=True)
+        self.watch.close()
         try:
             self._record.close()
         except DataError:

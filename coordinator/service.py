@@ -31,6 +31,7 @@ _STATUS = {
     "control.no_hello": grpc.StatusCode.DEADLINE_EXCEEDED,
     "control.superseded": grpc.StatusCode.ABORTED,
     "coordinator.unknown_job": grpc.StatusCode.NOT_FOUND,
+    "coordinator.stopping": grpc.StatusCode.UNAVAILABLE,
 }
 
 
@@ -65,10 +66,12 @@ class ControlService(control_pb2_grpc.ControlServicer):
             attachment = self._runner.attach(party)
             context.add_callback(attachment.close)
             threading.Thread(target=self._listen, args=(attachment, request_iterator), daemon=True).start()
-            _log.info("%s attached", party)
+            _log.info("%s attached", party, extra={"peer": party})
             yield from attachment.directives()
         except IsthmusError as error:
-            _log.warning("a node's stream ended: %s", error)
+            if error.code != "coordinator.stopping":
+                self._runner.observer.error(error.code)
+                _log.warning("a node's stream ended: %s", error, extra={"code": error.code})
             abort(context, error, error.code)
         except Exception:  # noqa: BLE001 - gRPC would tell the node the exception's text
             _log.exception("a node's stream ended with a fault of isthmus")
@@ -76,7 +79,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         finally:
             if attachment is not None:
                 self._runner.detach(attachment)
-                _log.info("%s detached", attachment.party)
+                _log.info("%s detached", attachment.party, extra={"peer": attachment.party})
 
     def _hello(self, party: str, reports: Iterator[control_pb2.Report], context: grpc.ServicerContext) -> None:
         timer = threading.Timer(HELLO_SECONDS, context.cancel)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from audit import console
-from node.commands import NodeContext, jobs, json_option, pass_node, setup
+from node.commands import NodeContext, jobs, json_option, pass_node, setup, watching
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -42,6 +42,7 @@ def main_group(node: NodeContext, config_path: Path) -> None:
 
 setup.register(main_group)
 jobs.register(main_group)
+watching.register(main_group)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, SecretStr, StringConstr
 from audit.spec import Column, DatasetName, Name
 from audit.strict_toml import Strict, load_toml, nearest
 from node.errors import PolicyError
+from operations.config import MetricsSection, check_exposure
 
 NodeRole = Literal["bank", "platform"]
 SourceKind = Literal["csv", "parquet", "sqlite", "postgresql"]
@@ -58,6 +59,7 @@ class NodeSection(Strict):
     partners: PathText = "partners"
     state: PathText = "state"
     policy: PathText = "policy.toml"
+    stop_grace: Annotated[int, Field(ge=0, le=86_400)] = 20
 
     @model_validator(mode="after")
     def _address_needs_listen(self) -> NodeSection:
@@ -195,6 +197,7 @@ class NodeConfig(Strict):
     coordinator: CoordinatorSection = CoordinatorSection()
     relay: RelaySection = Field(default_factory=RelaySection)
     engine: EngineSection = EngineSection()
+    metrics: MetricsSection = MetricsSection()
     unsafe: UnsafeSection = UnsafeSection()
     dataset: list[DatasetConfig] = Field(default_factory=list)
 
@@ -269,9 +272,10 @@ def load_config(path: Path) -> NodeConfig:
     """Read a node's configuration and make the paths of its data sets absolute.
 
     Raises:
-        UsageError: see :func:`audit.strict_toml.load_toml`.
+        UsageError: see :func:`audit.strict_toml.load_toml` and :func:`operations.config.check_exposure`.
     """
     config = load_toml(path, NodeConfig, what="node configuration", init="isthmus-node init")
+    check_exposure(config.metrics)
     absolute = path.resolve()
     datasets = [
         dataset if dataset.path is None else dataset.model_copy(update={"path": str(absolute.parent / dataset.path)})

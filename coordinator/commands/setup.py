@@ -1,11 +1,8 @@
-"""Commands that set a coordinator up and run it: ``init``, ``partner export``, ``partner add``, ``serve``."""
+"""Commands that set a coordinator up and run it: ``init``, ``partner export``, ``partner add``, ``serve``, ``health``."""
 
 from __future__ import annotations
 
-import logging
-import signal
-import sys
-import threading
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,11 +18,15 @@ from audit.strict_toml import first_error
 from coordinator.commands import CoordinatorContext, json_option, pass_context
 from coordinator.config import CoordinatorConfig, CoordinatorSection
 from coordinator.errors import UsageError
+from operations.commands import report_health, serve_logged, serve_options
+from operations.logs import Format, Notices
+from operations.stopping import Stop
 
 if TYPE_CHECKING:
     from coordinator.leader import Leadership, Standing
+    from coordinator.watching import Watch
 
-LEAD_CHECK_SECONDS = 0.25
+BEAT_SECONDS = 0.25
 
 _TOML = """\
 # The coordinator: where it listens and where its state is.  It holds no data and no decryption key, and dials nobody.
@@ -44,12 +45,15 @@ detach_grace = 30              # seconds a node may be away during a step before
 # [store]                      # PostgreSQL instead of SQLite in the state folder; needs isthmus[postgresql]
 # url = "postgresql+psycopg://isthmus@db.example/isthmus?passfile=/etc/isthmus-coordinator/pgpass"
 # lease = 10                   # seconds without a sign of life after which a standby takes over
+
+# [metrics]                    # figures and health over plain HTTP, for monitoring on this machine; absent: no such port
+# listen = "127.0.0.1:9465"
 """
 
 
 def register(group: click.Group) -> None:
     """Add the commands of this module to the group."""
-    for command in (init, partner, serve):
+    for command in (init, partner, serve, health):
         group.add_command(command)
 
 
@@ -154,60 +158,79 @@ def _check_partner(config: CoordinatorConfig, found: Partner) -> None:
 
 
 @click.command()
+@serve_options
 @json_option
 @pass_context
-def serve(context: CoordinatorContext) -> None:
+def serve(context: CoordinatorContext, log_format: Format | None, log_level: str, grace: int | None) -> int:
     """Serve nodes and operators until interrupted.  Open jobs go on where they were.
 
     On a PostgreSQL database that another coordinator serves, this one waits and takes over when the other is gone.  One that is
     overtaken ends with exit status 1 and the code coordinator.not_leader; start it again and it waits.
 
+    Asked to stop, it directs no further step and waits `--grace` seconds (`stop_grace` in coordinator.toml) for the reports of
+    those that run; asked twice, it stops at once.
+
     \b
     Example:
       isthmus-coordinator --config /etc/isthmus-coordinator/coordinator.toml serve
+      isthmus-coordinator --config /etc/isthmus-coordinator/coordinator.toml serve --log-format json
     """
+    chosen = log_format or ("json" if context.as_json else "text")
+    return serve_logged(lambda stop: _lead(context.config(), stop, grace), component="coordinator", format=chosen, level=log_level)
+
+
+def _lead(config: CoordinatorConfig, stop: Stop, grace: int | None) -> None:
+    """Serve, as a standby once the other coordinator is gone."""
     # The other commands must not wait for the database library to load.
     from coordinator.leader import Leadership
+    from coordinator.watching import Watch
 
-    config = context.config()
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    over = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: over.set())
     config.partners()  # what is wrong with the files is told now, and not when a standby takes over
     leading = Leadership.of(config, config.identity())
-    if leading is None:
-        _serve(context, config, over, None)
-        return
-    with leading:
-        if leading.wait(over, told=lambda standing: _waits(context, config, standing)):
-            _serve(context, config, over, leading)
+    with contextlib.ExitStack() as stack:
+        watch = Watch(config, leading)
+        if leading is not None:
+            stack.enter_context(leading)
+            watch.listen()  # a standby that waits is alive, and not ready
+            stack.callback(watch.close)
+            if not leading.wait(stop.asked, told=lambda standing: _waits(config, standing), beat=watch.beat):
+                return
+        _serve(config, stop, config.coordinator.stop_grace if grace is None else grace, leading, watch)
 
 
-def _waits(context: CoordinatorContext, config: CoordinatorConfig, standing: Standing) -> None:
-    def human(console: Console) -> None:
-        console.print(f"{config.name} waits as the standby: {standing.holder} leads (epoch {standing.epoch})")
-
-    emit({"name": config.name, "waiting": True, "leader": standing.holder}, as_json=context.as_json, human=human)
-    sys.stdout.flush()
+def _waits(config: CoordinatorConfig, standing: Standing) -> None:
+    Notices("coordinator")(f"{config.name} waits as the standby: {standing.holder} leads (epoch {standing.epoch})")
 
 
-def _serve(context: CoordinatorContext, config: CoordinatorConfig, over: threading.Event, leading: Leadership | None) -> None:
+def _serve(config: CoordinatorConfig, stop: Stop, grace: float, leading: Leadership | None, watch: Watch) -> None:
     from coordinator.leader import NotLeader
     from coordinator.server import Server
 
-    server = Server(config, leading=leading)
+    notify, server = Notices("coordinator"), Server(config, leading=leading, watch=watch)
     try:
         server.start()
-
-        def human(console: Console) -> None:
-            nodes = ", ".join(sorted(server.runner.partners)) or "none yet: add them with `partner add` and start again"
-            console.print(f"{config.name} serves at {server.address} (nodes known: {nodes})")
-
-        emit({"name": config.name, "listening": server.address}, as_json=context.as_json, human=human)
-        sys.stdout.flush()
-        while not over.wait(LEAD_CHECK_SECONDS if leading else None):
+        nodes = ", ".join(sorted(server.runner.partners)) or "none yet: add them with `partner add` and start again"
+        notify(f"{config.name} serves at {server.address} (nodes known: {nodes})")
+        while not stop.asked.wait(BEAT_SECONDS):
+            server.beat()
             if leading is not None and leading.lost:
                 raise NotLeader(leading.lost)
+        notify(f"{config.name} is stopping: no further step is directed; a second signal stops at once")
+        if not server.drain(grace, stop.at_once):
+            notify("steps that still run are begun again after the next start")
     finally:
         server.stop()
+
+
+@click.command()
+@click.option("--live", is_flag=True, help="Ask only whether the process is alive, not whether it could direct a step.")
+@json_option
+@pass_context
+def health(context: CoordinatorContext, live: bool) -> int:
+    """Ask the serving coordinator on this machine whether it is ready: log writable, disk not full.  Exit status 0 or 1.
+
+    \b
+    Example:
+      isthmus-coordinator --config /etc/isthmus-coordinator/coordinator.toml health
+    """
+    return report_health(context.config().state_folder, live=live, as_json=context.as_json)

@@ -140,7 +140,7 @@ def _start(servers: Supervisor, layout: Layout) -> None:
     servers.start("coordinator", "isthmus-coordinator", "--config", str(layout.config("coordinator")), "serve", cwd=layout.folder)
     servers.wait_until(lambda: accepts_connections(layout.coordinator_port), "The coordinator's start", timeout=START_SECONDS)
     for party in PARTIES:
-        servers.start(party, "isthmus-node", "--config", str(layout.config(party)), "serve", cwd=layout.folder)
+        servers.start(party, "isthmus-node", "--config", str(layout.config(party)), "serve", "--grace", "0", cwd=layout.folder)
     servers.wait_until(lambda: accepts_connections(layout.platform_port), "The platform node's start", timeout=START_SECONDS)
 
 

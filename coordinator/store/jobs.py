@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -100,6 +100,12 @@ class Store:
         query = select(JobRow).where(JobRow.state.not_in(ENDED)).order_by(JobRow.submitted, JobRow.identity)
         with self._reading() as session:
             return [_job(row) for row in session.scalars(query)]
+
+    def job_counts(self) -> dict[str, int]:
+        """How many jobs are in each state that any is in."""
+        query = select(JobRow.state, func.count()).group_by(JobRow.state)
+        with self._reading() as session:
+            return {str(state): int(count) for state, count in session.execute(query)}
 
     def recent(self, limit: int | None) -> list[Job]:
         """The newest jobs, or all of them, newest first."""

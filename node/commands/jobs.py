@@ -8,7 +8,6 @@ import getpass
 import io
 import json
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,9 @@ from node.identity import known_partners
 from node.policy import check_spec, load_policy
 from node.runtime.files import texts_from_arrays
 from node.runtime.store import JobRow, Store, is_served
+from operations.commands import serve_logged, serve_options
+from operations.logs import Format, Notices
+from operations.stopping import Stop
 
 
 def register(group: click.Group) -> None:
@@ -48,29 +50,30 @@ def _store(config: NodeConfig) -> Iterator[Store]:
 
 
 @click.command("serve")
+@serve_options
 @json_option
 @pass_node
-def serve_command(node: NodeContext) -> None:
+def serve_command(node: NodeContext, log_format: Format | None, log_level: str, grace: int | None) -> int:
     """Serve this node until it is stopped (Ctrl-C or SIGTERM).
 
     It keeps one stream to the coordinator, listens for the partner only where node.toml names `listen`, and speaks nothing but
-    TLS with pinned certificates.  Jobs wait until a person approves them, or a rule of the policy does.
+    TLS with pinned certificates.  Jobs wait until a person approves them, or a rule of the policy does.  Asked to stop, it begins
+    no further step and lets a running one end for `--grace` seconds (`stop_grace` in node.toml); asked twice, it stops at once.
 
     \b
     Example:
       isthmus-node --config bank/node.toml serve
+      isthmus-node --config bank/node.toml serve --log-format json --log-level debug
     """
-    from node.runtime.serve import configure_logging, serve, stop_on_signals  # here, so that other commands start quickly
 
-    config = node.config()
-    configure_logging()
+    def run(stop: Stop) -> None:
+        from node.runtime.serve import serve  # here, so that other commands start quickly
 
-    def notify(line: str) -> None:
-        click.echo(json.dumps({"event": line}) if node.as_json else line)
-        sys.stdout.flush()
+        config = node.config()
+        seconds = config.node.stop_grace if grace is None else grace
+        serve(config, notify=Notices("node"), stop=stop.asked, at_once=stop.at_once, grace=seconds)
 
-    with stop_on_signals() as stop:
-        serve(config, notify=notify, stop=stop)
+    return serve_logged(run, component="node", format=log_format or ("json" if node.as_json else "text"), level=log_level)
 
 
 # --- jobs -------------------------------------------------------------------------------------------------------------------------

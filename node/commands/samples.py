@@ -28,6 +28,9 @@ partner = "coordinator"           # the name in the coordinator's partner file
 kind = "inline"                   # "processes" spreads the heavy loops over `workers` processes
 workers = 1
 
+# [metrics]                       # figures and health over plain HTTP, for monitoring on this machine; absent: no such port
+# listen = "127.0.0.1:9464"
+
 # A data set.  Only the columns declared here are offered to jobs; every other column of the source stays unread.
 #
 # [[dataset]]

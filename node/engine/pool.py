@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import TypeVar
 
 from node.errors import IsthmusError, UsageError
@@ -20,14 +21,22 @@ R = TypeVar("R")
 
 IN_FLIGHT_PER_WORKER = 2
 """One item being worked on and one waiting, so that no worker idles while a result travels."""
+CLOSE_SECONDS = 3.0
 
 
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, which stops its workers; and never outlive a parent that was killed."""
+def _start_worker(pool: Connection) -> None:
+    """Leave Ctrl-C to the parent, which stops its workers; never outlive a parent that was killed, nor a pool that is over."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave, args=(pool,), daemon=True).start()
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+
+
+def _leave(pool: Connection) -> None:
+    # Nothing is ever sent: it is readable once the other end is closed.  (An event would wait for waiters that are gone.)
+    pool.poll(None)
+    os._exit(1)
 
 
 def _follow(parent: multiprocessing.process.BaseProcess) -> None:
@@ -68,7 +77,8 @@ class PoolEngine:
     def __init__(self, workers: int) -> None:
         self.workers = workers
         context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+        self._watched, self._alive = context.Pipe(duplex=False)
+        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(self._watched,))
 
     def __repr__(self) -> str:
         return f"PoolEngine({self.workers} workers)"
@@ -98,5 +108,12 @@ class PoolEngine:
                 future.cancel()
 
     def close(self) -> None:
-        """Stop the workers and wait until they are gone."""
+        """Stop the workers and wait until they are gone; an item that takes longer than ``CLOSE_SECONDS`` is given up."""
+        late = threading.Timer(CLOSE_SECONDS, self._alive.close)
+        late.daemon = True
+        late.start()
         self._pool.shutdown(wait=True, cancel_futures=True)
+        late.cancel()
+        late.join()
+        self._alive.close()
+        self._watched.close()

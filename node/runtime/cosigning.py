@@ -17,6 +17,7 @@ from audit.partner import Partner
 from audit.record import LogWriter
 from audit.witness import Refused, Witness, size_of
 from node.errors import IsthmusError, VerificationError
+from operations.logs import Line, fault
 from protos import control_pb2
 
 _log = logging.getLogger("isthmus.node.cosigning")
@@ -82,6 +83,13 @@ class CosignedLog:
             for name in witnesses:
                 self._send(note, name)
 
+    @property
+    def settled(self) -> bool:
+        """Whether every witness has answered for the latest checkpoint."""
+        with self._lock:
+            size = size_of(self._latest.encode()) if self._latest else 0
+            return all(self._known.get(name, 0) >= size for name in self._witnesses)
+
     def _send(self, note: str, witness: str) -> None:
         size, old = size_of(note.encode()), self._known.get(witness, 0)
         if old > size:  # a log shorter than what was cosigned: let the witness say so, with both checkpoints
@@ -142,13 +150,13 @@ class CosignedLog:
             self._refuse(refused)
         except (IsthmusError, ValueError) as error:
             answer.code = error.code if isinstance(error, IsthmusError) else "audit.bad_checkpoint"
-            self._notify(f"error: a checkpoint of {offered.log} was not cosigned: {error}")
+            self._notify(Line(f"error: a checkpoint of {offered.log} was not cosigned: {error}", code=answer.code))
         self._report(control_pb2.Report(cosignature=answer))
 
     def _refuse(self, refused: Refused) -> None:
         first = refused.of not in self.refused
         self.refused[refused.of] = refused
-        self._notify(f"error: {refused}")
+        self._notify(fault(refused, peer=refused.of))
         if first:
             self._log_writer.append(
                 "refusal",

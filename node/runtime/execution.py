@@ -28,6 +28,7 @@ from node.runtime.seeds import Seed, open_seed
 from node.transport.channel import Wire
 from node.transport.errors import INTERNAL
 from node.transport.session import OnWait, Outage
+from operations.logs import Line, fault
 from protos import control_pb2
 
 if TYPE_CHECKING:
@@ -128,6 +129,11 @@ class Execution:
         """Wait for the end."""
         self._thread.join(seconds)
 
+    def _check_cancelled(self) -> None:
+        """Between two messages a step may compute for long: it is also asked here whether it was given up."""
+        if self._cancelled is not None:
+            raise self._cancelled
+
     # -- in the thread
     def _body(self) -> None:
         if self._after is not None:
@@ -140,12 +146,12 @@ class Execution:
             self._run()
         except IsthmusError as error:
             cause = self._cancelled or error
-            self._notify(f"{self._name()} failed: {cause}")
+            self._notify(Line(f"{self._name()} failed: {cause}", code=cause.code, peer=self._peer, **self.labels.fields()))
             self._fail(cause.code, began)
         except Exception as error:  # noqa: BLE001 - the last resort of this thread
             # The operator gets the trace, everybody else one code.
             _log.exception("%s ended with a fault of isthmus (%s)", self._name(), type(error).__name__)
-            self._fail(INTERNAL, began)
+            self._fail(self._cancelled.code if self._cancelled else INTERNAL, began)  # given up, what it ran on was closed
 
     def _name(self) -> str:
         labels = self.labels
@@ -161,6 +167,7 @@ class Execution:
             coefficients=[repr(c) for c in self._start.coefficients],
             lookup_range=repr(self._start.lookup_range),
         )
+        parts.observer.step_started(labels)
         seed = open_seed(parts.store.files(labels.job), job=labels.job, tls_key_pem=parts.identity.tls_key_pem)
         self._pin_directive()
         journal = self._connect()
@@ -186,6 +193,7 @@ class Execution:
         parts.log.checkpoint()
         done = self._step_done(result.facts, journal, digest, seconds)
         parts.store.end_step(**labels.fields(), state="done", now=parts.now(), report=done.SerializeToString())
+        parts.observer.step_done(labels, seconds=seconds, sent=journal.bytes_sent, received=journal.bytes_received)
         self._report(control_pb2.Report(step_done=done))
 
     def _pin_directive(self) -> None:
@@ -250,6 +258,7 @@ class Execution:
         features = spec.party(self._me).features
 
         def progress(phase: str, done: int, total: int) -> None:
+            self._check_cancelled()
             self._phase = (phase, done, total)
             self._progress(**labels.fields(), phase=phase, done=done, total=total)
 
@@ -328,12 +337,15 @@ class Execution:
     def _fail(self, code: str, began: bool) -> None:
         """Tell the peer and the coordinator the code alone, and write it down; what cannot be written is printed."""
         parts, labels = self._parts, self.labels
+        sent, received = (self._journal.bytes_sent, self._journal.bytes_received) if self._journal else (0, 0)
+        parts.observer.step_failed(labels, code, sent=sent, received=received)
         if self._link is not None:
             self._link.abort(code)
         try:
             self._close_kept()
         except IsthmusError as error:
-            self._notify(f"error: {error}")  # the replay will miss it, and say so; the failure itself is logged all the same
+            # The replay will miss it, and say so; the failure itself is logged all the same.
+            self._notify(fault(error, job=labels.job))
         try:
             if began:
                 self._disclose(None)
@@ -342,7 +354,7 @@ class Execution:
             if began:
                 parts.store.end_step(**labels.fields(), state="failed", now=parts.now(), code=code)
         except IsthmusError as error:
-            self._notify(f"error: {error}")
+            self._notify(fault(error, job=labels.job))
         except Exception:  # noqa: BLE001 - a broken database must not keep the failure from the coordinator
             _log.exception("%s: the failure could not be written down", self._name())
         self._report(control_pb2.Report(step_failed=control_pb2.StepFailed(**labels.fields(), code=code)))

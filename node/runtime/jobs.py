@@ -34,11 +34,13 @@ from node.runtime.cosigning import CosignedLog
 from node.runtime.disclosures import receipt
 from node.runtime.execution import Connect, Execution
 from node.runtime.journal import Log, StepLabels
+from node.runtime.observe import SILENT, Observer
 from node.runtime.retention import Sweeper, on_job_end
 from node.runtime.seeds import draw_seed
 from node.runtime.steps import ORDER
 from node.runtime.store import FINAL, TRANSITIONS, JobRow, SignedDecision, StepRow, Store
 from node.transport.errors import is_code
+from operations.logs import Line, fault
 from protos import control_pb2
 
 _log = logging.getLogger("isthmus.node.jobs")
@@ -64,6 +66,7 @@ class NodeParts:
     cosigning: CosignedLog | None = None
     """``log`` itself, where it has witnesses: everywhere but in tests of other things."""
     limits: Limits = LIMITS
+    observer: Observer = SILENT
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
 
     def now(self) -> str:
@@ -91,6 +94,7 @@ class Jobs:
     ) -> None:
         self._parts, self._report, self._progress, self._notify = parts, report, progress, notify
         self._running: dict[str, Execution] = {}
+        self._draining = False
         self._sweeper = Sweeper(parts.store, parts.policy.retention, parts.clock)
         self._lock = threading.RLock()
         self._deciding = threading.RLock()
@@ -104,6 +108,7 @@ class Jobs:
     def handle(self, directive: control_pb2.Directive) -> None:
         """Act on one directive; an error is printed for the operator, and what concerns a step is reported by its code."""
         kind = directive.WhichOneof("body")
+        _log.debug("the coordinator said %s", kind)
         try:
             if kind == "offer":
                 self.offer(directive.offer)
@@ -118,7 +123,7 @@ class Jobs:
             elif kind == "cosignature" and self._parts.cosigning is not None:
                 self._parts.cosigning.cosigned(directive.cosignature)
         except IsthmusError as error:
-            self._notify(f"error: {error}")
+            self._notify(fault(error))
 
     def offer(self, offer: control_pb2.Offer) -> None:
         """A job is offered; the same offer again only repeats the decision.
@@ -148,7 +153,8 @@ class Jobs:
             self.decide(offer.job, decision="approve", by=f"policy: {allowed.auto_rule}")
         else:
             short = offer.job[:12]
-            self._notify(f"job {short} waits for approval: isthmus-node show {short}, then isthmus-node approve {short}")
+            wait = f"job {short} waits for approval: isthmus-node show {short}, then isthmus-node approve {short}"
+            self._notify(Line(wait, job=offer.job))
 
     def _go_on(self, known: JobRow) -> None:
         """A job that is known is offered again: repeat the decision, or take it where a crash came between the offer and it."""
@@ -189,7 +195,7 @@ class Jobs:
 
     def _refuse(self, offer: control_pb2.Offer, spec: JobSpec, error: IsthmusError) -> None:
         parts = self._parts
-        self._notify(f"job {offer.job[:12]} refused by the policy: {error}")
+        self._notify(Line(f"job {offer.job[:12]} refused by the policy: {error}", job=offer.job, code=error.code))
         named = parts.identity.name in (spec.label_holder.name, spec.feature_holder.name)
         self._take_in(offer, code=error.code)
         if named:
@@ -254,7 +260,7 @@ class Jobs:
                 self.decide(request.job, decision=request.decision, by=request.by, code=code)
             except IsthmusError as error:
                 self._parts.store.drop_request(request.job)  # the person is told, and can ask again
-                self._notify(f"error: {error}")
+                self._notify(fault(error))
 
     def decide(self, job: str, *, decision: str, by: str, code: str = "") -> None:
         """Sign a decision, write it down and send it.  An approval draws the job's seed and commits to it first.
@@ -289,7 +295,7 @@ class Jobs:
             parts.store.move(job, "approved", now=parts.now(), code=code)
         else:
             self._write_end(job, "rejected", code)
-        self._notify(f"job {job[:12]} {'approved' if decision == 'approve' else 'rejected'} by {by}")
+        self._notify(Line(f"job {job[:12]} {'approved' if decision == 'approve' else 'rejected'} by {by}", job=job))
         self._report_decision(job)
 
     def _log_approval(self, job: str, signed: SignedDecision) -> None:
@@ -306,6 +312,8 @@ class Jobs:
         """Run a step; said again, it only repeats the outcome."""
         labels = StepLabels(job=start.job, step=start.step, round=start.round, attempt=start.attempt)
         with self._lock:
+            if self._draining:  # not a failure: the coordinator starts it again when this node is back
+                return
             before = self._running.get(start.job)
             if before is not None and before.labels == labels and before.alive:
                 return
@@ -316,7 +324,7 @@ class Jobs:
             try:
                 spec = self.check_start(labels)
             except IsthmusError as error:
-                self._notify(f"error: {error}")
+                self._notify(fault(error))
                 self.report_failure(labels, error.code)
                 return
             execution = Execution(
@@ -414,7 +422,7 @@ class Jobs:
         try:
             self._conclude(end)
         except IsthmusError as error:
-            self._notify(f"error: {error}")
+            self._notify(fault(error))
 
     def _conclude(self, end: control_pb2.JobEnd) -> None:
         """Write the disclosure receipt and the end into the log, then move the job."""
@@ -430,7 +438,7 @@ class Jobs:
             state, code = "failed", "job.illegal_end"
         self._write_receipt(end.job)
         self._write_end(end.job, state, code)
-        self._notify(f"job {end.job[:12]} {state}" + (f" [{code}]" if code else ""))
+        self._notify(Line(f"job {end.job[:12]} {state}" + (f" [{code}]" if code else ""), job=end.job, code=code))
 
     def _write_end(self, job: str, state: str, code: str) -> None:
         """The job's last entry.  After a crash between log and database it is written once more, the same."""
@@ -465,6 +473,16 @@ class Jobs:
             steps = self._parts.store.steps(row.job)
             if row.state not in FINAL and steps:
                 self._report_outcome(steps[-1])
+
+    def drain(self) -> None:
+        """Begin no step from now on."""
+        with self._lock:
+            self._draining = True
+
+    def running(self) -> list[StepLabels]:
+        """The attempts that run now."""
+        with self._lock:
+            return [execution.labels for execution in self._running.values() if execution.alive]
 
     def stop(self, seconds: float) -> None:
         """Give up every running step; their failure is reported as ``node.stopping``."""

@@ -7,9 +7,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import logging
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
@@ -37,8 +35,11 @@ from node.runtime.cosigning import CosignedLog
 from node.runtime.execution import StepLink
 from node.runtime.jobs import Jobs, NodeParts
 from node.runtime.journal import StepLabels
+from node.runtime.leaving import leave
+from node.runtime.observe import SILENT, Observer
 from node.runtime.store import SERVE_LOCK, Store
-from node.transport.channel import PROTOCOL_VERSION
+from node.runtime.watching import Watch
+from node.transport.channel import PROTOCOL_VERSION, GrpcChannel
 from node.transport.client import dial
 from node.transport.control import ControlClient
 from node.transport.errors import from_tls
@@ -97,11 +98,19 @@ class PeerLinks:
     notify: Notify = field(default=lambda line: None)
     told: set[str] = field(default_factory=set)
     """Jobs whose operator was told that they take the relay."""
+    observer: Observer = SILENT
 
     def connect(self, labels: StepLabels, spec: JobSpec, stop: threading.Event, on_wait: OnWait) -> StepLink:
         """See ``node.runtime.execution.Connect``."""
         peer = self.partners[spec.peer_of(self.identity.name).name]
         opening = peer_pb2.Open(protocol=PROTOCOL_VERSION, party=self.identity.name, **labels.fields())
+        link = self._open(labels, spec, peer, opening, stop, on_wait)
+        self.observer.linked(link)
+        return link
+
+    def _open(
+        self, labels: StepLabels, spec: JobSpec, peer: Partner, opening: peer_pb2.Open, stop: threading.Event, on_wait: OnWait
+    ) -> GrpcChannel:
         way = route(spec, me=self.identity.name, own_address=self.own_address, peer=peer, relay=self.relay)
         if way == "dial":
             return dial(peer, self.identity, opening, limits=self.limits, timeouts=self.timeouts, stop=stop, on_wait=on_wait)
@@ -186,9 +195,10 @@ def peer_server(
     board: Switchboard,
     limits: Limits = LIMITS,
     timeouts: Timeouts = TIMEOUTS,
+    watch: Watch | None = None,
 ) -> grpc.Server | None:
     """The listener for other nodes, started; None where the configuration names no ``listen``.  There is no way to serve
-    without TLS.
+    without TLS.  With ``watch`` it has the standard health service too.
 
     Raises:
         TransportError: ``transport.port_in_use``, ``transport.no_partners``, ``transport.bad_address``.
@@ -200,6 +210,9 @@ def peer_server(
     server = grpc.server(pool, options=server_options(limits), maximum_concurrent_rpcs=_STREAM_THREADS)
     servicer = PeerServicer(pinned=pinned, permit=permit, board=board, limits=limits, timeouts=timeouts)
     peer_pb2_grpc.add_PeerServicer_to_server(servicer, server)
+    if watch is not None:
+        servicer.refused = watch.refused
+        watch.serve_health(server, pinned)
     try:
         credentials = tls.server_credentials(identity.tls_key_pem, identity.tls_certificate_pem, pinned.values())
         tls.bind(server, config.node.listen, credentials)
@@ -211,18 +224,30 @@ def peer_server(
 
 
 def serve(
-    config: NodeConfig, *, notify: Notify, stop: threading.Event, limits: Limits = LIMITS, timeouts: Timeouts = TIMEOUTS
+    config: NodeConfig,
+    *,
+    notify: Notify,
+    stop: threading.Event,
+    at_once: threading.Event | None = None,
+    grace: float = 0.0,
+    limits: Limits = LIMITS,
+    timeouts: Timeouts = TIMEOUTS,
 ) -> None:
     """Serve until ``stop`` is set.
 
     Args:
         notify: prints one readable line, at once.
+        at_once: set later, it cuts the waiting of a graceful stop short.
+        grace: seconds that a running step may take to be done after ``stop``.
 
     Raises:
         UsageError, TransportError, VerificationError: why the node cannot start, or cannot ever attach to its coordinator.
     """
     identity, partners, policy = own_identity(config), known_partners(config), load_policy(config.policy_path)
     coordinator = coordinator_of(config, partners)
+    control: ControlClient
+    watch = Watch(config, notify, lambda: control)
+    notify = watch.notify
     with contextlib.ExitStack() as stack:
         stack.enter_context(state_lock(config.state_folder))
         store = Store(config.state_folder)
@@ -241,7 +266,17 @@ def serve(
         stack.callback(engine.close)
         board = Switchboard()
         timeouts = replace(timeouts, patience=float(policy.links.patience))
-        links = PeerLinks(identity, config.node.address or "", partners, board, limits, timeouts, relay=config.relay, notify=notify)
+        links = PeerLinks(
+            identity,
+            config.node.address or "",
+            partners,
+            board,
+            limits,
+            timeouts,
+            relay=config.relay,
+            notify=notify,
+            observer=watch.metrics,
+        )
         parts = NodeParts(
             config=config,
             policy=policy,
@@ -253,8 +288,8 @@ def serve(
             connect=links.connect,
             engine=engine,
             limits=limits,
+            observer=watch.metrics,
         )
-        control: ControlClient
         jobs = Jobs(
             parts,
             report=lambda report: control.report(report),
@@ -272,42 +307,39 @@ def serve(
         )
         jobs.recover()
         cosigned.checkpoint()
-        server = peer_server(config, identity, partners, permit=jobs.permit, board=board, limits=limits, timeouts=timeouts)
+        watch.open(stack, jobs=store.job_counts, workers=engine.workers)
+        server = peer_server(
+            config, identity, partners, permit=jobs.permit, board=board, limits=limits, timeouts=timeouts, watch=watch
+        )
         if server is not None:
             stack.callback(lambda: server.stop(grace=0.5).wait(STOP_SECONDS))
         control.start()
         stack.callback(control.stop)
         stack.callback(jobs.stop, STOP_SECONDS)
-        _wait(config, control, jobs, stop, notify)
+        _wait(config, control, jobs, stop, watch)
+        leave(
+            jobs,
+            cosigned,
+            grace=grace,
+            give_up=STOP_SECONDS,
+            at_once=at_once or threading.Event(),
+            attached=lambda: control.connected,
+            notify=notify,
+        )
 
 
-def _wait(config: NodeConfig, control: ControlClient, jobs: Jobs, stop: threading.Event, notify: Notify) -> None:
+def _wait(config: NodeConfig, control: ControlClient, jobs: Jobs, stop: threading.Event, watch: Watch) -> None:
     """Say that the node is ready, then act on decisions until told to stop."""
     control.attached.wait(_ATTACH_SECONDS)
     if control.fatal is not None:
         raise control.fatal
     listening = f"listening at {config.node.listen}" if config.node.listen else "no inbound port"
     attached = "attached to" if control.attached.is_set() else "waiting for"
-    notify(f"isthmus-node {config.name}: ready, {listening}, {attached} the coordinator {config.coordinator.partner}")
+    watch.notify(f"isthmus-node {config.name}: ready, {listening}, {attached} the coordinator {config.coordinator.partner}")
     while not stop.wait(POLL_SECONDS):
         if control.fatal is not None:
             raise control.fatal
+        watch.beat()
         jobs.poll()
-    notify(f"isthmus-node {config.name}: stopping")
-
-
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set; the former handlers come back at the end."""
-    stop = threading.Event()
-    former = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-
-def configure_logging() -> None:
-    """Local log lines of the node to standard error; gRPC's own are not for people."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    watch.stopping()
+    watch.notify(f"isthmus-node {config.name}: stopping")

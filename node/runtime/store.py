@@ -205,6 +205,12 @@ class Store:
         """All jobs, oldest first."""
         return self._jobs(sa.true())
 
+    def job_counts(self) -> dict[str, int]:
+        """How many jobs are in each state that any is in."""
+        with self._engine.connect() as db:
+            query = sa.select(_JOBS.c.state, sa.func.count()).group_by(_JOBS.c.state)
+            return {str(state): int(count) for state, count in db.execute(query)}
+
     def resolve(self, prefix: str) -> JobRow:
         """The one job whose hash starts with ``prefix``.
 

@@ -134,6 +134,10 @@ class GrpcChannel:
             remedy="Check that both nodes run the same version.",
         )
 
+    def depths(self) -> tuple[int, int]:
+        """Messages waiting to go out, and messages waiting to be taken."""
+        return self.session.depths()
+
     def abort(self, code: str) -> None:
         """Give the step up and tell the peer ``code`` alone, if it can be told soon."""
         self.session.stop(TransportError(code, "The step was given up here."), tell=code)

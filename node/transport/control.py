@@ -23,6 +23,7 @@ from node.errors import IsthmusError, PeerError, TransportError
 from node.transport.client import explain, secure_channel
 from node.transport.errors import from_rpc
 from node.transport.options import TIMEOUTS, Backoff, Timeouts
+from operations.logs import Line
 from protos import control_pb2, control_pb2_grpc
 
 _log = logging.getLogger("isthmus.node.control")
@@ -53,6 +54,9 @@ class _Attachment:
         with self._changed:
             self._waiting.append(report)
             self._changed.notify_all()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
 
     def finish(self) -> None:
         with self._changed:
@@ -104,6 +108,17 @@ class ControlClient:
         self.ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
 
+    @property
+    def connected(self) -> bool:
+        """Whether the stream is open now."""
+        return self._current is not None
+
+    @property
+    def waiting(self) -> int:
+        """Reports that wait to go out."""
+        current = self._current
+        return 0 if current is None else len(current)
+
     def start(self) -> None:
         """Attach in the background."""
         self._thread.start()
@@ -151,7 +166,7 @@ class ControlClient:
                     break
                 if self._attached_now:
                     backoff.reset()
-                self._say(f"not attached to the coordinator: {error}")
+                self._say(Line(f"not attached to the coordinator: {error}", code=error.code))
             except Exception as error:  # noqa: BLE001 - without this thread the node would hear nothing more
                 _log.exception("a directive ended with a fault of isthmus")
                 self._say(f"internal error: {type(error).__name__}; attaching to the coordinator again")

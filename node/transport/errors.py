@@ -47,6 +47,7 @@ _REMEDIES = {
     "control.protocol_version": "Node and coordinator must speak the same protocol version: update the older one.",
     "control.party_mismatch": "The coordinator knows this node's certificate under another name: exchange partner files again.",
     "control.superseded": "Another process attached under this node's name: run one node under one name.",
+    "coordinator.stopping": "Nothing is to be done: this node attaches again when the coordinator is back.",
     "job.not_approved": "The job must be approved on both nodes before a step can run.",
     "psi.too_few_shared": "Fewer customers are shared than one side's policy or the job asks for.",
 }

@@ -39,6 +39,8 @@ class PeerServicer(peer_pb2_grpc.PeerServicer):
         limits: Limits = LIMITS,
         timeouts: Timeouts = TIMEOUTS,
     ) -> None:
+        self.refused: Callable[[IsthmusError], None] = lambda error: None
+        """Told why a stream was refused."""
         self._pinned, self._permit, self._board = pinned, permit, board
         self._limits, self._timeouts = limits, timeouts
 
@@ -54,6 +56,7 @@ class PeerServicer(peer_pb2_grpc.PeerServicer):
             yield from self.answer(self._authenticate(context), frames, context.cancel)
         except IsthmusError as error:
             _log.info("a stream was refused: %s", error)
+            self.refused(error)
             context.abort(status_of(error), error.code)
         except Exception:  # noqa: BLE001 - gRPC would tell the peer the exception's text
             _log.exception("a stream ended with a fault of isthmus")

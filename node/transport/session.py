@@ -155,6 +155,11 @@ class Session:
             self._finishing = True
             self._end()
 
+    def depths(self) -> tuple[int, int]:
+        """Frames not acknowledged yet, and frames waiting for the protocol; none once the session has ended."""
+        with self.changed:
+            return (0, 0) if self._ended_at is not None else (len(self.outbox), len(self.inbox))
+
     def wait_said(self, seconds: float) -> None:
         """After :meth:`stop`: wait a little until the peer has been told."""
         with self.changed:

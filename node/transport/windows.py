@@ -47,6 +47,9 @@ class Outbox:
         """Whether the peer has taken all there was."""
         return not self._kept
 
+    def __len__(self) -> int:
+        return len(self._kept)
+
     def has_room(self, size: int) -> bool:
         """Whether a part of ``size`` bytes fits into the window."""
         fits = self.held + size <= self._limits.window_bytes and len(self._kept) < self._limits.window_frames
@@ -111,8 +114,8 @@ class Inbox:
         """Bytes and parts taken since the peer was last told."""
         self._repeats = 0
 
-    def __bool__(self) -> bool:
-        return bool(self._waiting)
+    def __len__(self) -> int:
+        return len(self._waiting)
 
     def put(self, data: peer_pb2.Data) -> None:
         """A frame came.  One that came before is dropped: after a cut it may be on its way twice.

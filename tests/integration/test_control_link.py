@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 
 from audit.identity import Identity
@@ -221,9 +222,9 @@ def test_serving_and_stopping(tmp_path: Path, known: dict[str, Identity], coordi
     command = [sys.executable, "-c", "from node.cli import main; main()", "--config", str(path), "serve"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        assert process.stdout is not None
-        lines = [process.stdout.readline().strip() for _ in range(2)]
-        assert any(line.startswith("isthmus-node bank: ready, listening at") for line in lines), lines
+        assert process.stderr is not None
+        lines = [process.stderr.readline().strip() for _ in range(2)]
+        assert any("isthmus-node bank: ready, listening at" in line for line in lines), lines
         second = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
         assert second.returncode == 2
         assert "state.in_use" in second.stderr
@@ -240,20 +241,25 @@ def test_serving_and_stopping(tmp_path: Path, known: dict[str, Identity], coordi
     assert os.stat(tmp_path / "state" / "state.db").st_mode & 0o077 == 0
 
 
-def test_without_listen_there_is_no_listener(
-    tmp_path: Path, known: dict[str, Identity], coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _listening() -> list[int]:
+    """Ports that this process listens at."""
+    found = psutil.Process().net_connections(kind="tcp")
+    return sorted(one.laddr.port for one in found if one.status == psutil.CONN_LISTEN)
+
+
+def test_without_listen_there_is_no_listener(tmp_path: Path, known: dict[str, Identity], coordinator: Coordinator) -> None:
     from node.config import load_config
 
-    made: list[object] = []
-    monkeypatch.setattr("node.runtime.serve.grpc.server", lambda *a, **k: made.append(a))
+    before, during = _listening(), []
     stop, lines = threading.Event(), []
 
     def notify(line: str) -> None:
         lines.append(line)
         if "ready" in line:
+            during.extend(_listening())
             stop.set()
 
     serve(load_config(_serving_folder(tmp_path, known, coordinator)), notify=notify, stop=stop, timeouts=QUICK)
-    assert made == []
+    assert before, "the coordinator's, which is in this process"
+    assert during == before, "no port of its own, for partners or for monitoring"
     assert any("no inbound port" in line for line in lines)

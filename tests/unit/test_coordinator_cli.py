@@ -241,7 +241,7 @@ def test_submit_without_anything(home: Path, run: Any) -> None:
 
 
 def test_every_command_has_help_with_an_example(run: Any) -> None:
-    names = ["init", "serve", "submit", "jobs", "show", "watch", "cancel", "demo"]
+    names = ["init", "serve", "health", "submit", "jobs", "show", "watch", "cancel", "demo"]
     assert set(main_group.commands) == {*names, "partner", "database"}  # type: ignore[attr-defined]
     for name in [*names[:-1], "partner export", "partner add", "database status", "database upgrade", "database import"]:
         found = run(*name.split(), "--help")
@@ -264,13 +264,13 @@ def test_serve_submit_cancel_and_a_taken_port(home: Path, tmp_path: Path, run: A
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     server = subprocess.Popen(command(home, "serve"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     try:
-        assert server.stdout is not None
-        line = server.stdout.readline()
+        assert server.stderr is not None
+        line = server.stderr.readline()
         assert load_config(home / "coordinator.toml").coordinator.listen in line
         second = subprocess.run(command(home, "serve", "--json"), capture_output=True, text=True, timeout=60, env=environment)
         assert second.returncode != 0
-        assert json.loads(second.stdout)["error"]["code"] == "transport.port_in_use"
-        assert "remedy:" in second.stderr
+        (told,) = [json.loads(line) for line in second.stderr.splitlines()]
+        assert (told["level"], told["code"]) == ("error", "transport.port_in_use")
         _talk(home, tmp_path, run)
     finally:
         server.send_signal(signal.SIGTERM)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import configparser
-import json
-import re
 import tomllib
 from pathlib import Path
 
 import click
 import pytest
+import yaml
 
 from audit.errors import UsageError
 from audit.spec import JobSpec
@@ -30,6 +29,7 @@ from node.config import (
     load_config,
 )
 from node.policy import AutoApprove, RetentionSection, check_spec, load_policy
+from operations.config import MetricsSection, check_exposure
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -57,6 +57,9 @@ def test_node_samples_load(party: str) -> None:
     config = load_config(DEPLOY / party / "node.toml")
     policy = load_policy(DEPLOY / party / "policy.toml")
     assert (config.name, config.role) == (party, party)
+    where = check_exposure(config.metrics)
+    assert where is not None
+    assert not config.metrics.expose
     assert not config.unsafe.small_keys, "no sample asks for anything unsafe"
     assert (config.node.listen is None) == (party == "bank"), "the bank's sample opens no port"
     assert {clause.name for clause in policy.dataset} == {dataset.name for dataset in config.dataset}
@@ -73,6 +76,7 @@ def test_every_key_of_a_node_is_described() -> None:
         CoordinatorSection,
         RelaySection,
         EngineSection,
+        MetricsSection,
         UnsafeSection,
         DatasetConfig,
         ColumnConfig,
@@ -152,25 +156,30 @@ def test_systemd_units_name_commands_that_exist(unit: str) -> None:
     _check_command(service["ExecStart"].split())
     assert service["User"] != "root"
     assert service["UMask"] == "0077"
+    assert service["KillMode"] == "mixed"
+    assert int(service["TimeoutStopSec"]) > NodeSection.model_fields["stop_grace"].default + 10
     folder = {"isthmus-node": "bank/node.toml", "isthmus-coordinator": "coordinator/coordinator.toml"}[unit]
     state = tomllib.loads((DEPLOY / folder).read_text())[unit.removeprefix("isthmus-")]["state"]
     assert state == f"/var/lib/{service['StateDirectory']}", "the sample's state is the folder that the unit makes"
 
 
 def test_compose_names_files_and_commands_that_exist() -> None:
-    text = (DEPLOY / "compose" / "compose.yaml").read_text()
-    commands = [json.loads(found) for found in re.findall(r"^    command: (\[.*\])$", text, re.MULTILINE)]
-    assert len(commands) == 2
-    for command in commands:
+    services = yaml.safe_load((DEPLOY / "compose" / "compose.yaml").read_text())["services"]
+    assert set(services) == {"coordinator", "node"}
+    for service in services.values():
+        command, probe, build = service["command"], service["healthcheck"]["test"], service["build"]
         _check_command(command)
-    for context, file in re.findall(r"build: \{context: (\S+), dockerfile: (\S+)\}", text):
-        assert (DEPLOY / "compose" / context / file).resolve().is_file()
-        assert (DEPLOY / "compose" / context / "pyproject.toml").resolve().is_file()
+        _check_command(probe[1:])
+        assert probe[0] == "CMD"
+        assert probe[1:] == [*command[:3], "health"], "it asks the process that the service runs"
+        assert int(service["stop_grace_period"].removesuffix("s")) > NodeSection.model_fields["stop_grace"].default + 10
+        assert (DEPLOY / "compose" / build["context"] / build["dockerfile"]).resolve().is_file()
+        assert (DEPLOY / "compose" / build["context"] / "pyproject.toml").resolve().is_file()
     assert "COPY" in (DEPLOY / "compose" / "Containerfile").read_text()
 
 
 def _check_command(words: list[str]) -> None:
-    """`isthmus-x --config FILE sub`: the script is one that the package installs, the subcommand one that it has."""
+    """`isthmus-x --config FILE sub ...`: the script is one that the package installs, the subcommand has these options."""
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     name = Path(words[0]).name
     assert name in scripts
@@ -178,3 +187,4 @@ def _check_command(words: list[str]) -> None:
     group = COMMANDS[name]
     assert isinstance(group, click.Group)
     assert words[3] in group.commands
+    group.commands[words[3]].make_context(words[3], list(words[4:]), resilient_parsing=False)

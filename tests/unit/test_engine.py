@@ -95,6 +95,26 @@ def test_a_worker_that_dies_is_an_error() -> None:
         engine.close()
 
 
+def sleep(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def test_closing_does_not_wait_for_a_long_item_and_leaves_no_process() -> None:
+    others = set(psutil.Process().children(recursive=True))
+    engine = PoolEngine(2)
+    results = engine.map(sleep, [0.0, *[60.0] * 6])
+    assert next(results) == 0.0  # the others are at work now
+    workers = set(psutil.Process().children(recursive=True)) - others
+    started = time.monotonic()
+    engine.close()
+    assert time.monotonic() - started < 20
+    with pytest.raises(UsageError):
+        next(results)
+    assert len(workers) >= 2
+    assert not [w for w in workers if w.is_running() and "spawn_main" in " ".join(w.cmdline())]
+
+
 def test_make_engine() -> None:
     assert isinstance(make_engine("inline", 7), InlineEngine)
     made = make_engine("processes", 2)
