@@ -2,9 +2,9 @@
 
     python -m bench [--quick] [--key-bits N ...] [--json FILE] [-- DEMO OPTIONS]
 
-Paillier beside phe, lookups, alignment, the verification of logs, and the whole training at each key size; each part prints its own
-tables.  The JSON file holds the machine and every part's figures; each part's own file lies beside it.  Options after ``--`` go to
-the training (``--bank FILE ...`` for files of one's own).
+Paillier beside phe, lookups, alignment, the verification of logs, links, and the whole training at each key size; each part prints
+its own tables.  The JSON file holds the machine and every part's figures; each part's own file lies beside it.  Options after ``--``
+go to the training (``--bank FILE ...`` for files of one's own).
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def main() -> None:
         else ["--entries", "64", "--entries", "128", "--entries", "256"],
         "alignment": ["--elements", "2000"] if given.quick else [],
         "audit": ["--entries", "20000"] if given.quick else [],
+        "links": ["--quick"] if given.quick else [],
         "training": ["--key-bits", *bits, *(["--", *given.demo] if given.demo else [])],
     }
     figures = {}
