@@ -29,13 +29,20 @@ class Switchboard:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._parked: dict[Key, Link] = {}
+        self._closed = False
+
+    def close(self) -> None:
+        """Let every parked stream go, and hold none from now on: the process could not end while one is held."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
     def park(self, key: Key, link: Link, seconds: float) -> None:
         """Hold a stream until its step claims it.
 
         Raises:
             TransportError: ``transport.too_many_streams``; ``transport.superseded`` when the peer dialled again for the same
-                attempt; ``transport.not_started`` after ``seconds``.
+                attempt; ``transport.not_started`` after ``seconds``; ``transport.stopping`` once the switchboard is closed.
         """
         with self._changed:
             if sum(1 for other in self._parked if other[0] == key[0]) >= STREAMS_PER_PEER:
@@ -44,9 +51,11 @@ class Switchboard:
                 )
             self._parked[key] = link
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._parked.get(key) is not link, seconds)
+            self._changed.wait_for(lambda: self._closed or self._parked.get(key) is not link, seconds)
             if self._parked.get(key) is link:
                 del self._parked[key]
+                if self._closed:
+                    raise TransportError("transport.stopping", "This node is stopping.")
                 raise TransportError(
                     "transport.not_started", f"The step that {key[0]} opened a stream for did not start here in time."
                 )
