@@ -3,8 +3,8 @@
     python -m bench [--quick] [--key-bits N ...] [--json FILE] [-- DEMO OPTIONS]
 
 Paillier beside phe, lookups, alignment, the verification of logs, links, and the whole training at each key size; each part prints
-its own tables.  The JSON file holds the machine and every part's figures; each part's own file lies beside it.  Options after ``--``
-go to the training (``--bank FILE ...`` for files of one's own).
+its own tables.  The JSON file holds the machine and every part's figures; each part's own file lies beside it.  Options after
+``--`` go to the training (``--bank FILE ...`` for files of one's own).
 """
 
 from __future__ import annotations
