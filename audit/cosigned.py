@@ -73,10 +73,19 @@ def sightings(folder: Path, witness: str, trust: Trust) -> list[Sighting]:
     return found
 
 
-def check_sightings(seen: Iterable[Sighting], ledgers: Sequence[Ledger], missing: Callable[[str], None]) -> int:
+def check_sightings(
+    seen: Iterable[Sighting],
+    ledgers: Sequence[Ledger],
+    missing: Callable[[str], None],
+    vouched: Callable[[str, Checkpoint], bool] = lambda log, checkpoint: False,
+) -> int:
     """Hold each log against what others cosigned of it; returns how many sightings were held against a log.
 
     A log that is shorter than what was cosigned may be an older copy: that is missing, not contradictory.
+
+    Args:
+        vouched: whether a log's own checkpoints say the same as one that was cosigned.  Where they do, its owner stands by those
+            entries, and a file that has others was damaged: that is for step (3), which says where.
 
     Raises:
         LogRejected: step 2: the log does not have the entries that were cosigned.
@@ -93,7 +102,7 @@ def check_sightings(seen: Iterable[Sighting], ledgers: Sequence[Ledger], missing
                 f"{sighting.witness} cosigned {checkpoint.size} entries of {sighting.log}, which has {ledger.size} here: ask for a "
                 "newer copy"
             )
-        elif ledger.roots[checkpoint.size] != checkpoint.root:
+        elif ledger.roots[checkpoint.size] != checkpoint.root and not vouched(sighting.log, checkpoint):
             reason = f"its first {checkpoint.size} entries are not those that {sighting.witness} cosigned"
             raise LogRejected("audit.forked", reason, step=2, log=sighting.log)
     return held

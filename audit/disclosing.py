@@ -17,6 +17,7 @@ from typing import Literal
 from audit.figures import JobView, NodeView, Views
 from audit.history import Act, Attempt, AttemptKey, DisclosureRecord
 from audit.ledger import Ledger, LogRejected
+from audit.plain import altered
 from audit.spec import Disclose
 
 Missing = Callable[[str], None]
@@ -184,15 +185,27 @@ class _Disclosures:
             optional: Counter[tuple[str, str, str, str]] = Counter()
             for attempt in node.record.attempts.values():
                 self._attempt(node, attempt, optional)
-            for act in node.record.of("disclosure"):
-                if act.key not in node.record.attempts or act.data.by != node.name:
-                    raise self._refuse(node.name, act.seq, "audit.disclosure_extra", "a disclosure of no attempt of its own")
-                entries += 1
+                for way, kind in altered(self.view, node, attempt):
+                    reason = f"{attempt.key}: the {kind} {way} carried other figures than all logs tell"
+                    raise self._refuse(node.name, attempt.state_seq, "audit.disclosure_differs", reason)
+            entries += self._own(node)
             self._receipt(node, optional)
         if self.view.coordinator is not None:
             entries += self._heard(self.view.coordinator)
         self._values()
         return entries
+
+    def _own(self, node: NodeView) -> int:
+        """Every entry is of an attempt of its own, and its leaf hash has a salt that no other entry shows."""
+        salts = {""}
+        for act in node.record.of("disclosure"):
+            if act.key not in node.record.attempts or act.data.by != node.name:
+                raise self._refuse(node.name, act.seq, "audit.disclosure_extra", "a disclosure of no attempt of its own")
+            if act.data.salt in salts:
+                code = "audit.salt_twice" if act.data.salt else "audit.salt_missing"
+                raise self._refuse(node.name, act.seq, code, "its value can be guessed: it has no salt of its own")
+            salts.add(act.data.salt)
+        return len(salts) - 1
 
     # ---- a node's attempts ------------------------------------------------------------------------------------------------
 
@@ -224,9 +237,8 @@ class _Disclosures:
         for act in entries:
             rules = [rule for rule in RULES if (rule.what, rule.clause) == (act.data.what, act.data.clause)]
             if not rules:
-                raise self._refuse(
-                    node.name, act.seq, "audit.disclosure_clause", f"no clause {act.data.clause!r} allows {act.data.what}"
-                )
+                reason = f"no clause {act.data.clause!r} allows {act.data.what}"
+                raise self._refuse(node.name, act.seq, "audit.disclosure_clause", reason)
             if not any(rule.flag(self.view.spec.disclose) for rule in rules):
                 reason = f"{act.data.what} went to {act.data.to}, which the specification does not allow"
                 raise self._refuse(node.name, act.seq, "audit.disclosure_forbidden", reason)
@@ -272,6 +284,8 @@ class _Disclosures:
         record = view.record
         if record.end is None and record.receipt is None:
             return
+        if any(act.data != record.receipt for act in record.of("disclosures")):
+            raise self._refuse(view.name, self._receipt_seq(view), "audit.receipt_items", "there are two receipts that differ")
         least: Counter[tuple[str, str, str, str]] = Counter()
         most: Counter[tuple[str, str, str, str]] = Counter(optional)
         for act in record.of("disclosure"):
@@ -284,9 +298,8 @@ class _Disclosures:
         for item in record.receipt or ():
             key = (item.by, item.what, item.to, item.clause)
             if key in told:
-                raise self._refuse(
-                    view.name, self._receipt_seq(view), "audit.receipt_items", f"{item.what} to {item.to} stands twice"
-                )
+                reason = f"{item.what} to {item.to} stands twice"
+                raise self._refuse(view.name, self._receipt_seq(view), "audit.receipt_items", reason)
             told[key] = item.count
         for key in {*least, *told}:
             if not least[key] <= told[key] <= most[key] or (key in told and key not in most):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property
@@ -92,17 +92,18 @@ class JobView:
         done = [key for view in self.nodes.values() for key, a in view.record.attempts.items() if key.step == step and a.was_done]
         return max(done, key=lambda key: (key.round, key.attempt), default=None)
 
-    def _told(self, key: AttemptKey | None, what: str, by: str = "") -> list[str]:
+    def told(self, key: AttemptKey | None, what: str, by: str = "", to: str = "") -> list[str]:
         """What all entries of an attempt say of one figure."""
         acts = [act for view in self.views() for act in view.disclosures(key)] if key else []
-        return [act.data.value for act in acts if act.data.what == what and by in ("", act.data.by) and act.data.value]
+        meant = (act.data for act in acts if act.data.what == what and by in ("", act.data.by) and to in ("", act.data.to))
+        return [data.value for data in meant if data.value]
 
     @cached_property
     def shared(self) -> int | None:
         """Shared customers n of the alignment that counts: what most entries say."""
         key = self.last_done("align")
-        votes = Counter(value for text in self._told(key, "shared_customers") if (value := _count(text)) is not None)
-        for text in self._told(key, "rows"):
+        votes = Counter(value for text in self.told(key, "shared_customers") if (value := _count(text)) is not None)
+        for text in self.told(key, "rows"):
             sizes = _counts(text)
             votes.update(sizes[:1])
         return votes.most_common(1)[0][0] if votes else None
@@ -118,7 +119,7 @@ class JobView:
     @cached_property
     def base_rate(self) -> str | None:
         """The base rate, as most entries say."""
-        votes = Counter(self._told(self.last_done("prepare"), "base_rate"))
+        votes = Counter(self.told(self.last_done("prepare"), "base_rate"))
         return votes.most_common(1)[0][0] if votes else None
 
     @cached_property
@@ -227,13 +228,14 @@ Views = Sequence[tuple[str, JobView | None]]
 
 def views_of(ledgers: Sequence[Ledger]) -> Iterator[tuple[str, JobView | None]]:
     """Every job of all logs; None where no log holds its specification."""
+    given = {ledger.name: ledger for ledger in ledgers}
     for job in sorted({job for ledger in ledgers for job in ledger.jobs}):
         known = [(ledger, ledger.jobs[job]) for ledger in ledgers if job in ledger.jobs]
         spec = next((record.spec for _, record in known if record.spec is not None), None)
-        yield job, None if spec is None else _view(job, spec, known)
+        yield job, None if spec is None else _view(job, spec, known, given)
 
 
-def _view(job: str, spec: JobSpec, known: Iterable[tuple[Ledger, JobRecord]]) -> JobView:
+def _view(job: str, spec: JobSpec, known: Iterable[tuple[Ledger, JobRecord]], given: Mapping[str, Ledger]) -> JobView:
     nodes: dict[str, NodeView] = {}
     coordinator, strangers = None, []
     for ledger, record in known:
@@ -243,4 +245,6 @@ def _view(job: str, spec: JobSpec, known: Iterable[tuple[Ledger, JobRecord]]) ->
             coordinator = NodeView(ledger, record)
         else:
             strangers.append(ledger)
+    if coordinator is None and (silent := given.get(spec.coordinator)) is not None:
+        coordinator = NodeView(silent, JobRecord(job))  # its log was given and says nothing of the job
     return JobView(job, spec, nodes, coordinator, strangers)

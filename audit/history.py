@@ -18,6 +18,8 @@ from audit.spec import JobSpec
 
 ENDED = ("finished", "failed", "cancelled", "rejected")
 RUNS_MAX = 4096
+PLAIN = frozenset(("PsiStart", "JobFigures", "DirectiveEcho", "Aggregates"))
+"""Types of messages that carry public figures alone (:mod:`audit.plain`)."""
 ACTS_MAX = 2**16
 """Entries of a job that are not messages or receipts: at most 16 attempts of 68 steps, each with a dozen."""
 
@@ -112,21 +114,27 @@ class Runs:
 class Direction:
     """The messages of an attempt in one direction: how many, their shapes, and a digest over all of them in order."""
 
-    __slots__ = ("_hash", "count", "items", "runs")
+    __slots__ = ("_hash", "bytes", "count", "items", "plain", "runs")
 
     def __init__(self) -> None:
         self.count = 0
+        self.bytes = 0
         self._hash = hashlib.sha256()
         self.runs = Runs()
         self.items: dict[str, int] = {}
         """Items by message type."""
+        self.plain: dict[str, str] = {}
+        """SHA-256 of the first message of each type in :data:`PLAIN`."""
 
     def add(self, message: MessageRecord) -> None:
         """Take the next message."""
         kind, number, length, sha256, items = message
         self._hash.update(f"{kind} {number} {length} {sha256} {items}\n".encode())
         self.count += 1
+        self.bytes += length
         self.items[kind] = self.items.get(kind, 0) + items
+        if kind in PLAIN:
+            self.plain.setdefault(kind, sha256)
         self.runs.add((kind, items, length))
 
     def fingerprint(self) -> tuple[int, bytes]:
@@ -180,6 +188,8 @@ class Attempt:
     started: str = ""
     ended: str = ""
     done_digest: bytes = b""
+    bytes_told: tuple[int, int] | None = None
+    """What `done` says was sent and received, in bytes."""
     directive: Directive = NO_DIRECTIVE
     policy: PolicyRecord | None = None
     peer: str = ""
@@ -239,6 +249,8 @@ class DisclosureRecord:
     count: int
     clause: str
     value: str
+    salt: str = field(default="", compare=False)
+    """A node's own; the same disclosure stands in the coordinator's log without it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,18 @@ from audit.errors import VerificationError
 from audit.figures import JobView, NodeView, Views, shapes_of
 from audit.history import Act, Attempt, AttemptKey, Directive
 from audit.ledger import Ledger, LogRejected
-from audit.protocol import COMMITTED, COORDINATOR_ORDER, NODE_ORDER, ORDER, Table, follows, legal_messages, masks_left
+from audit.plain import altered
+from audit.protocol import (
+    COMMITTED,
+    COORDINATOR_ORDER,
+    NODE_ORDER,
+    ORDER,
+    Table,
+    bad_numbers,
+    follows,
+    legal_messages,
+    masks_left,
+)
 from audit.receipts import parse_approval
 from audit.sequence import Unlawful, check_sequence
 
@@ -57,6 +68,7 @@ class _Order:
             self._directed(view.coordinator)
         self._directives()
         self._figures_agree()
+        self._ends_agree()
         return sum(self._messages(node) for node in view.nodes.values())
 
     # ---- entries ----------------------------------------------------------------------------------------------------------
@@ -116,15 +128,17 @@ class _Order:
         before = f"{steps.place[0]} {steps.place[1] or ''}".strip() or "nothing"
         rounds = self.view.spec.model.rounds
         if key.step == "prepare" and steps.place[0] == "round" and key.attempt > steps.attempt:
+            # For the round itself at this attempt, or the next one at the attempt before: the count is the same.
             if masks_left(steps.place[1], key.attempt, prepared=steps.prepared, rounds=rounds):
                 raise self._refuse(log, seq, "audit.step_order", f"{key} prepares again, though {before} had masks left")
             return
-        waiting = steps.waiting if steps.place[0] == "prepare" else None
-        legal = (key.step, key.round) == waiting[0] if waiting else follows(key.step, key.round, after=steps.place)
+        waiting = steps.waiting if steps.place[0] == "prepare" else {}
+        place = (key.step, key.round)
+        legal = place in waiting if waiting else follows(*place, after=steps.place)
         if not steps.done or not legal or key.attempt < steps.attempt:
             state = "done" if steps.done else "not done"
             raise self._refuse(log, seq, "audit.step_order", f"{key} follows {before}, which is {state}")
-        if waiting and directive != waiting[1]:
+        if waiting.get(place) not in (None, directive):
             raise self._refuse(log, seq, "audit.directive_changed", f"{key} runs on other numbers than before its preparation")
 
     def _finished(self, steps: _Steps, log: str, seq: int) -> None:
@@ -137,8 +151,11 @@ class _Order:
         """Commitments come before the first message of their attempt, and name the sizes that the messages show."""
         made: dict[AttemptKey, dict[str, Act]] = {}
         for act in node.record.of("commitment"):
-            if act.key.step:
-                made.setdefault(act.key, {})[act.data.what] = act
+            earlier = made.setdefault(act.key, {}).setdefault(act.data.what, act)
+            # What a crash kept from being signed is written once more, the same; a second digest would leave a choice.
+            if earlier is not act and (act.key.step or earlier.data.sha256 != act.data.sha256):
+                reason = f"it bound itself a second time to {act.data.what!r}"
+                raise self._refuse(node.name, act.seq, "audit.commitment_twice", reason)
         for attempt in node.record.attempts.values():
             acts, first = made.get(attempt.key, {}), attempt.first_message
             for act in acts.values():
@@ -164,7 +181,7 @@ class _Order:
         for what, act in acts.items():
             for name in ("rows", "columns"):
                 wanted, said = shown.get((what, name)), getattr(act.data, name)
-                if wanted is not None and said is not None and said != wanted:
+                if wanted is not None and said != wanted:
                     reason = f"{attempt.key}: the commitment to {what!r} names {said} {name}; {wanted} follow from the log"
                     raise self._refuse(node.name, act.seq, "audit.commitment_sizes", reason)
 
@@ -232,6 +249,16 @@ class _Order:
             if not _numbers(text, key.round):
                 raise self._refuse(log, seq, "audit.inner_products", f"{key}: {key.round} inner products are due")
 
+    def _ends_agree(self) -> None:
+        """A job that is finished in one log did not end otherwise in another."""
+        ends = [(view, view.record.end.state) for view in self.view.views() if view.record.end is not None]
+        finished = [view for view, state in ends if state == "finished"]
+        others = [view for view, state in ends if state != "finished"]
+        if finished and others:
+            view = min(finished, others, key=len)[0]
+            reason = f"it ended as {view.record.end.state} here, and otherwise in another log" if view.record.end else ""
+            raise self._refuse(view.name, view.record.last_seq, "audit.ends_differ", reason)
+
     # ---- messages ---------------------------------------------------------------------------------------------------------
 
     def _messages(self, node: NodeView) -> int:
@@ -251,7 +278,22 @@ class _Order:
                 except Unlawful as fault:
                     seq = self._seq_of(node, attempt, way, fault.index)
                     raise self._refuse(node.name, seq, "audit.message_order", f"{key}, {way}: {fault.reason}") from None
+            if attempt.was_done:
+                self._numbers(node, attempt)
         return len(node.record.attempts)
+
+    def _numbers(self, node: NodeView, attempt: Attempt) -> None:
+        """What a step that was done ran on, what the nodes told each other of it, and how much they say to have exchanged."""
+        key = attempt.key
+        if wrong := bad_numbers(key.step, key.round, attempt.directive):
+            raise self._refuse(node.name, attempt.first_seq, *wrong)
+        if attempt.bytes_told not in (None, (attempt.sent.bytes, attempt.received.bytes)):
+            reason = f"{key}: its messages have {attempt.sent.bytes} bytes sent and {attempt.received.bytes} received"
+            raise self._refuse(node.name, attempt.state_seq, "audit.bytes", reason)
+        for way, kind in altered(self.view, node, attempt):
+            if kind == "DirectiveEcho":
+                reason = f"{key}, {way}: the numbers that the nodes told each other are not those of the directive"
+                raise self._refuse(node.name, attempt.first_message, "audit.directive_differs", reason)
 
     def _seq_of(self, node: NodeView, attempt: Attempt, way: str, index: int | None) -> int:
         """The entry of a direction's message."""
@@ -275,17 +317,20 @@ class _Steps:
         self.directive = Directive()
         self.prepared = 0
         """The attempt of the last preparation."""
-        self.waiting: tuple[tuple[str, int], Directive] | None = None
-        """The round, and its numbers, that a second preparation is for."""
+        self.waiting: dict[tuple[str, int], Directive | None] = {}
+        """The round that a second preparation is for, with its numbers; where it was done, it may have to start again all the
+        same, or the next round is due."""
 
     def enter(self, key: AttemptKey, directive: Directive) -> None:
         """An attempt began."""
         if key.step == "prepare":
             self.prepared = key.attempt
             if self.place[0] == "round":
-                self.waiting = self.place, self.directive
+                self.waiting = {self.place: self.directive}
+                if self.done:
+                    self.waiting[self.place[0], self.place[1] + 1] = None
         elif key.step == "round":
-            self.waiting = None
+            self.waiting = {}
         self.key, self.place, self.attempt, self.directive = key, (key.step, key.round), key.attempt, directive
         self.done = False
         self.rounds = max(self.rounds, key.round)

@@ -31,6 +31,11 @@ SHORT_BITS = 192
 PRECONDITIONER_BITS = 34
 """Entries of P, raised by 2**33: the ridge bounds |P| by 2**12, so |entry| <= 2**32."""
 STATISTICAL_BITS = 40
+COEFFICIENT_MAX = 2.0**20
+"""Largest coefficient of a step, in absolute value."""
+RANGE_MIN = 2.0**-4
+RANGE_MAX = 2.0**16
+"""Bounds of a lookup range, which is a power of two."""
 SCORE_BITS_MIN = 24
 SCORE_BITS_MAX = 40
 SPARE_SLOTS = 1

@@ -92,6 +92,8 @@ class Ledger:
     jobs: dict[str, JobRecord] = field(default_factory=dict)
     policy: PolicyRecord | None = None
     """The bounds of the last `policy` entry."""
+    log_keys: list[tuple[int, str]] = field(default_factory=list)
+    """Where a run bound itself to its log key, and SHA-256 of that."""
     faults: dict[int, LogRejected] = field(default_factory=dict)
     """The first fault by the number of the step that must report it."""
 
@@ -186,14 +188,26 @@ class _Chain:
         self.ledger.fault(LogRejected(code, reason, step=3, log=self.ledger.name, seq=seq, offset=offset))
 
 
+def _read_run(ledger: Ledger, entry: Entry, seq: int, offset: int) -> None:
+    """Take in an entry that belongs to no job."""
+    kind = entry["kind"]
+    if kind == "policy":
+        ledger.policy = policy_of(entry)
+    elif kind == "commitment":
+        if entry.get("what") == "log key":
+            ledger.log_keys.append((seq, str(entry.get("sha256"))))
+    elif kind in READERS:
+        reason = f"this {kind} entry belongs to no job"
+        ledger.fault(LogRejected("audit.order", reason, step=7, log=ledger.name, seq=seq, offset=offset))
+
+
 def _read_entry(ledger: Ledger, entry: Entry, offset: int) -> None:
     """Take in what an entry says about its job.  A kind that is not known here only shows that the job went on."""
     name, kind = entry["job"], entry["kind"]
-    if not name:
-        if kind == "policy":
-            ledger.policy = policy_of(entry)
-        return
     seq: int = entry["seq"]  # type: ignore[assignment]
+    if not name:
+        _read_run(ledger, entry, seq, offset)
+        return
     job = ledger.jobs.get(name)  # type: ignore[arg-type]
     if job is None:
         job = ledger.jobs[str(name)] = JobRecord(str(name))

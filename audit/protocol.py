@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import frexp
 from types import MappingProxyType
 
 from audit.history import Directive
@@ -20,9 +21,12 @@ from audit.layout import (
     BAND_BYTES,
     BAND_ENTRIES,
     BASE_OTS,
+    COEFFICIENT_MAX,
     KEPT_BYTES,
     POINT_BYTES,
     PRODUCT_BITS,
+    RANGE_MAX,
+    RANGE_MIN,
     SHORT_BITS,
     SPARE_SLOTS,
     WORD_BYTES,
@@ -109,6 +113,22 @@ def follows(step: str, round: int, after: tuple[str, int]) -> bool:
     if step not in NEXT_STEPS[after[0]]:
         return False
     return round == (after[1] + 1 if step == "round" and after[0] == "round" else int(step == "round"))
+
+
+def bad_numbers(step: str, round: int, directive: Directive) -> tuple[str, str] | None:
+    """What is wrong with the numbers that a step ran on, as a code and a reason: no node runs on others.
+
+    Coefficients are finite and of reasonable size; where scores are looked up, the range is a power of two.
+    """
+    place = f"{step} {round or ''}".strip()
+    if not all(abs(float(value)) <= COEFFICIENT_MAX for value in directive.coefficients):
+        return "audit.coefficients", f"{place} ran on a coefficient that is no number of reasonable size"
+    if not (step == "evaluate" or (step == "round" and round > 1)):
+        return None
+    value = float(directive.lookup_range)
+    if not RANGE_MIN <= value <= RANGE_MAX or frexp(value)[0] != 0.5:
+        return "audit.lookup_range", f"{place} ran on a lookup range that is no power of two in bounds"
+    return None
 
 
 def masks_left(round: int, attempt: int, *, prepared: int, rounds: int) -> bool:

@@ -35,10 +35,11 @@ Entry = Mapping[str, Json]
 _HASH = re.compile(r"[0-9a-f]{64}")
 _SIGNATURE = re.compile(r"[0-9a-f]{128}")
 _HEX = re.compile(r"([0-9a-f]{2}){0,256}")
+_SALT = re.compile(r"[0-9a-f]{32}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _WAY = re.compile("sent|received")
 _STATE = re.compile("start|done|failed")
-_NUMBER = re.compile(r"[-+.0-9einfa]{1,40}")
+_NUMBER = re.compile(r"-?[0-9]{1,17}(\.[0-9]{1,25})?(e[-+][0-9]{1,3})?|-?inf|nan")
 _TEXT_MAX = 2**13
 _ITEMS_MAX = 256
 
@@ -185,6 +186,8 @@ def _step(job: JobRecord, entry: Entry, offset: int, own: str) -> None:
         attempt.code = short(entry, "code") if state == "failed" else ""
     if attempt.done:
         attempt.was_done = True
+        if "bytes_sent" in entry or "bytes_received" in entry:
+            attempt.bytes_told = integer(entry, "bytes_sent"), integer(entry, "bytes_received")
         if "transcript_sha256" in entry:
             attempt.done_digest = bytes.fromhex(text(entry, "transcript_sha256", _HASH))
     _act(job, entry, state)
@@ -203,9 +206,14 @@ def _directive_of(entry: Entry) -> Directive:
     numbers = entry.get("coefficients")
     if not isinstance(numbers, list) or len(numbers) > _ITEMS_MAX:
         raise malformed(f"the field 'coefficients' of this {entry['kind']} entry is missing or malformed")
-    if not all(type(number) is str and _NUMBER.fullmatch(number) for number in numbers):
-        raise malformed(f"a coefficient of this {entry['kind']} entry is no number")
-    return Directive(tuple(map(str, numbers)), text(entry, "lookup_range", _NUMBER))
+    if not all(map(_is_number, [*numbers, entry.get("lookup_range")])):
+        raise malformed(f"a coefficient or the lookup range of this {entry['kind']} entry is no number in its one form")
+    return Directive(tuple(map(str, numbers)), text(entry, "lookup_range"))
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is the text of a double as Python's ``repr`` writes it."""
+    return type(value) is str and _NUMBER.fullmatch(value) is not None and repr(float(value)) == value
 
 
 def _directive(job: JobRecord, entry: Entry, offset: int, own: str) -> None:
@@ -247,12 +255,10 @@ def _report(job: JobRecord, entry: Entry, offset: int, own: str) -> None:
 
 def _disclosure(job: JobRecord, entry: Entry, offset: int, own: str) -> None:
     by = text(entry, "party", _NAME) if "party" in entry else own
-    names = (short(entry, name) for name in ("clause", "value"))
+    salt = text(entry, "salt", _SALT) if "salt" in entry else ""
+    what, clause, value = (short(entry, name) for name in ("what", "clause", "value"))
     _act(
-        job,
-        entry,
-        "disclosure",
-        DisclosureRecord(by, short(entry, "what"), text(entry, "to", _NAME), integer(entry, "count"), *names),
+        job, entry, "disclosure", DisclosureRecord(by, what, text(entry, "to", _NAME), integer(entry, "count"), clause, value, salt)
     )
 
 

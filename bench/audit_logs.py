@@ -22,6 +22,7 @@ from audit.cosignature import cosign
 from audit.disclosing import RULES
 from audit.history import Directive
 from audit.merkle import Frontier
+from audit.plain import plain_message
 from audit.protocol import Figures, Phase, Single, Turns, legal_messages
 from audit.receipts import Transcript, approval_statement, receipt_statement
 from audit.record import CHECKPOINT_FILE, CHECKPOINT_FOLDER, KEY_FILE, LOG_FILE
@@ -181,7 +182,8 @@ class Job:
                 if message is None:
                     continue
                 kind, items, length = message
-                digest = hashlib.sha256(f"{self.job} {step} {number} {index} {sender}".encode())
+                plain = plain_message(kind, self._figures(sender), numbers, step=step)
+                digest = hashlib.sha256(f"{self.job} {step} {number} {index} {sender}".encode() if plain is None else plain)
                 entry = {**labels, "type": kind, "number": index, "length": length, "sha256": digest.hexdigest(), "items": items}
                 self.logs[sender].append("message", **entry, direction="sent", peer=reader)
                 self.logs[reader].append("message", **entry, direction="received", peer=sender)
@@ -189,9 +191,9 @@ class Job:
                 carried[sender][kind] += items
         return transcript.digest(), carried
 
-    def _said(self, step: str, number: int, sender: str, numbers: Directive) -> Iterator[tuple[str, int, int]]:
+    def _figures(self, sender: str) -> Figures:
         peer = PLATFORM if sender == BANK else BANK
-        figures = Figures(
+        return Figures(
             holds_label=sender == BANK,
             key_bits=self.spec.model.key_bits,
             rounds=ROUNDS,
@@ -204,7 +206,9 @@ class Job:
             peer_columns=COLUMNS[peer],
             base_rate="0.22",
         )
-        for part in legal_messages(step, figures, round=number, directive=numbers):
+
+    def _said(self, step: str, number: int, sender: str, numbers: Directive) -> Iterator[tuple[str, int, int]]:
+        for part in legal_messages(step, self._figures(sender), round=number, directive=numbers):
             if isinstance(part, Single):
                 yield part.type, 1, part.shortest
             elif isinstance(part, Turns):
@@ -234,7 +238,8 @@ class Job:
             to = COORDINATOR if rule.to == "coordinator" else (PLATFORM if name == BANK else BANK)
             count, value = values[rule.what]
             fields = {"what": rule.what, "to": to, "count": count, "clause": rule.clause, "value": value}
-            self.logs[name].append("disclosure", **labels, **fields)
+            salt = hashlib.sha256(json.dumps([labels, name, fields]).encode()).hexdigest()[:32]
+            self.logs[name].append("disclosure", **labels, **fields, salt=salt)
             self.told[name][rule.what, to, rule.clause] += count
             if to == COORDINATOR:
                 heard.append(fields)

@@ -25,7 +25,7 @@ from typing import Literal
 from audit.layout import SPARE_SLOTS
 from audit.spec import JobSpec
 from coordinator.errors import PeerError, UsageError
-from coordinator.optimizer import Lookup, first_range, plan_next
+from coordinator.optimizer import Lookup, Next, first_range, plan_next
 
 State = Literal[
     "submitted", "approved", "align", "prepare", "round", "finish", "evaluate", "finished", "failed", "cancelled", "rejected"
@@ -288,17 +288,21 @@ def restart(job: Job) -> Outcome:
     if step is None:
         return job, ()
     job = _with_step(job, replace(step, state="restarted"))
-    if step.step == "round" and _masks_used(job, step.round, job.attempt + 1) > job.spec.model.rounds + SPARE_SLOTS - 1:
-        job = replace(job, attempt=job.attempt + 1)
-        return _begin(job, next_state(job.state, "refill"))
+    if step.step == "round" and not _masks_left(job, step.round, job.attempt + 1):
+        return _refill(job)
     again = replace(step, attempt=job.attempt + 1, reports={}, state="running")
     return replace(job, attempt=again.attempt, steps=(*job.steps, again)), (SendStep(again),)
 
 
-def _masks_used(job: Job, round: int, attempt: int) -> int:
-    """The place, from 0, of the masks that this attempt of a round takes among those last prepared; the nodes count alike."""
+def _masks_left(job: Job, round: int, attempt: int) -> bool:
+    """Whether this attempt of a round finds masks among those last prepared, one a round and one to spare, as the nodes count."""
     prepared = [step.attempt for step in job.steps if step.step == "prepare" and step.state == "done"]
-    return round - 1 + attempt - prepared[-1]
+    return round - 1 + attempt - prepared[-1] < job.spec.model.rounds + SPARE_SLOTS
+
+
+def _refill(job: Job) -> Outcome:
+    """Prepare once more, as an attempt of its own, before the round that found no mask."""
+    return _begin(replace(job, attempt=job.attempt + 1), next_state(job.state, "refill"))
 
 
 def _close(job: Job, event: Event, code: str) -> Outcome:
@@ -330,12 +334,15 @@ def _complete(job: Job, step: Step) -> Outcome:
 
 
 def _after_prepare(job: Job) -> Outcome:
-    """The first round, or the one that found no mask left."""
-    state, waiting = next_state(job.state, "done"), [step for step in job.steps if step.step == "round"]
-    if not waiting:
+    """The first round, or the one that found no mask left, on the numbers it had or would have had."""
+    state, number = next_state(job.state, "done"), len(job.rounds_done) + 1
+    begun = [step for step in job.steps if (step.step, step.round) == ("round", number)]
+    if begun:
+        return _begin(job, state, round=number, coefficients=begun[-1].coefficients, lookup_range=begun[-1].lookup_range)
+    if number == 1:
         return _begin(job, state, round=1, lookup_range=first_range(float(job.base_rate)))
-    last = waiting[-1]
-    return _begin(job, state, round=last.round, coefficients=last.coefficients, lookup_range=last.lookup_range)
+    plan = _plan(job)
+    return _begin(job, state, round=number, coefficients=plan.coefficients, lookup_range=plan.lookup_range)
 
 
 def _lookup(job: Job) -> Lookup:
@@ -346,10 +353,10 @@ def _lookup(job: Job) -> Lookup:
     return Lookup(rows=rows, columns=columns, entries=job.spec.model.lookup_entries_of(rows))
 
 
-def _after_round(job: Job) -> Outcome:
-    rounds = job.rounds_done
-    label_holder = job.parties[0]
-    plan = plan_next(
+def _plan(job: Job) -> Next:
+    """What follows from the rounds that are done: the same however often it is asked."""
+    rounds, label_holder = job.rounds_done, job.parties[0]
+    return plan_next(
         [step.reports[label_holder].inner_products for step in rounds],
         [step.coefficients for step in rounds],
         base_rate=float(job.base_rate),
@@ -357,11 +364,17 @@ def _after_round(job: Job) -> Outcome:
         tolerance=float(job.spec.model.tolerance),
         lookup=_lookup(job),
     )
+
+
+def _after_round(job: Job) -> Outcome:
+    plan = _plan(job)
     job = _with_step(job, replace(job.steps[-1], decrement=plan.decrement))
     if plan.stop:
         job = replace(job, converged=plan.converged)
         return _begin(job, next_state(job.state, "done"), coefficients=plan.coefficients, lookup_range=plan.lookup_range)
-    following = len(rounds) + 1
+    following = len(job.rounds_done) + 1
+    if not _masks_left(job, following, job.attempt):
+        return _refill(job)
     return _begin(
         job, next_state(job.state, "again"), round=following, coefficients=plan.coefficients, lookup_range=plan.lookup_range
     )

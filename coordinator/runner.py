@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -389,6 +390,7 @@ class Runner:
                     "disclosure",
                     **where,  # type: ignore[arg-type]
                     what=item.what, to=self.name, count=item.count, clause=item.clause, value=item.value, party=party,
+                    salt=secrets.token_hex(16),  # the hash of an entry must not let its value be guessed
                 )  # fmt: skip
         self._apply(job, jobs.report(job, party, report))
 

@@ -93,6 +93,8 @@ KILLED = Ask(ending="kill", stop_at="DotOperands")
 """The platform's node is a process of its own, killed within a round: nothing of the attempt's end is in its log."""
 REPREPARED = Ask(ending="stop", stop_at="MaskedWeights", stops=3, holdout="0")
 """Stopped so often in its second round that no mask is left, and prepared a second time."""
+REPREPARED_LATE = Ask(ending="stop", stop_at="FirstResiduals", stops=2, rounds=2, holdout="0")
+"""Stopped twice in its first round, so that the second finds no mask and is prepared for."""
 RESTARTED_EARLY = Ask(ending="stop", stop_at="RowProducts", to_coordinator=False)
 
 

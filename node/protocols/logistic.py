@@ -28,6 +28,7 @@ import gmpy2
 import numpy as np
 from numpy.typing import NDArray
 
+from audit.layout import COEFFICIENT_MAX, RANGE_MAX, RANGE_MIN
 from node.crypto.drbg import Drbg
 from node.errors import PeerError, UsageError
 from node.limits import Limits
@@ -68,7 +69,6 @@ _TABLE_BITS = 12
 """The sigmoid is tabulated at 4,096 points of the range; the label holder's share picks the point, the feature holder's the
 window.
 """
-_COEFFICIENT_MAX = 2.0**20
 _COEFFICIENT_MIN = 2.0**-20
 _WEIGHT_MAX = 1 << 12
 """Largest opened weight on standardised columns: what is computed with weights later stays in machine words below it."""
@@ -162,7 +162,7 @@ def _check_directive(
 def _check_coefficients(earlier: Sequence[RoundShares], coefficients: Sequence[float]) -> None:
     if len(coefficients) != len(earlier):
         raise _bad_directive(f"{len(earlier)} coefficients are needed, {len(coefficients)} were given.")
-    if not all(math.isfinite(c) and abs(c) <= _COEFFICIENT_MAX for c in coefficients):
+    if not all(math.isfinite(c) and abs(c) <= COEFFICIENT_MAX for c in coefficients):
         raise _bad_directive("A step coefficient is not a number of reasonable size.")
     if coefficients and not any(abs(c) >= _COEFFICIENT_MIN for c in coefficients):
         # The shares of the iterate would not be uniform, and could not be cut.
@@ -181,7 +181,7 @@ def check_range(lookup_range: float) -> int:
         UsageError: ``training.bad_directive``.
     """
     mantissa, exponent = math.frexp(lookup_range) if math.isfinite(lookup_range) else (0.0, 0)
-    if mantissa != 0.5 or not -4 <= exponent - 1 <= 16:
+    if mantissa != 0.5 or not RANGE_MIN <= lookup_range <= RANGE_MAX:
         raise _bad_directive("The lookup range is not a power of two from 1/16 to 65536.")
     return exponent - 1
 

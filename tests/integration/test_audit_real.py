@@ -26,11 +26,18 @@ def verified(jobs: Joint, **arguments: Any) -> VerifiedLogs:
     return verify_logs(list(jobs.folders.values()), partners=jobs.partners, **arguments)
 
 
-@pytest.mark.parametrize(
-    "asks",
-    [(made.PLAIN,), (made.PLATFORM,), MANY, (made.RESTARTED,), (made.RESTARTED_EARLY,), (made.KILLED,), (made.REPREPARED,)],
-    ids=["plain", "platform", "many", "restarted", "restarted early", "killed", "prepared again"],
-)
+ONES = {
+    "plain": made.PLAIN,
+    "platform": made.PLATFORM,
+    "restarted": made.RESTARTED,
+    "restarted early": made.RESTARTED_EARLY,
+    "killed": made.KILLED,
+    "prepared again": made.REPREPARED,
+    "prepared for the next": made.REPREPARED_LATE,
+}
+
+
+@pytest.mark.parametrize("asks", [*((ask,) for ask in ONES.values()), MANY], ids=[*ONES, "many"])
 def test_no_false_alarm(asks: tuple[made.Ask, ...]) -> None:
     jobs = joint(*asks)
     found = verified(jobs)
@@ -127,6 +134,18 @@ def changed(kind: str, field: str, value: object, **where: object) -> Callable[[
     return change
 
 
+def aggregates(old: str, new: str, to: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """The aggregates told to one party, with a part of their text exchanged."""
+
+    def change(entry: dict[str, Any]) -> dict[str, Any]:
+        if entry["kind"] != "disclosure" or (entry["what"], entry["to"]) != ("aggregates", to):
+            return entry
+        assert old in entry["value"]
+        return entry | {"value": entry["value"].replace(old, new, 1)}
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("log", "change", "step", "code"),
     [
@@ -137,6 +156,9 @@ def changed(kind: str, field: str, value: object, **where: object) -> Callable[[
         ("bank", changed("disclosure", "to", "coordinator", what="shared_customers"), 9, "audit.disclosure_extra"),
         ("coordinator", changed("disclosure", "value", "0.9", what="base_rate"), 9, "audit.disclosure_differs"),
         ("coordinator", changed("disclosure", "value", "[1, 1, 0]", what="rows"), 9, "audit.disclosure_differs"),
+        ("bank", aggregates('"auc": "0.', '"auc": "0.9', "platform"), 9, "audit.disclosure_differs"),
+        ("bank", aggregates('"auc": "0.', '"auc": "0.9', "coordinator"), 9, "audit.disclosure_differs"),
+        ("coordinator", aggregates('["1", "', '["1", "9', "coordinator"), 9, "audit.disclosure_differs"),
         ("coordinator", changed("directive", "lookup_range", "64.0", round=2), 7, "audit.directive_differs"),
         ("bank", changed("commitment", "rows", 3, what="dataset"), 7, "audit.commitment_sizes"),
         ("bank", changed("commitment", "bits", 1024, what="paillier key"), 8, "audit.key_bits"),

@@ -24,6 +24,7 @@ from audit.checkpoint import parse_note
 from audit.cosignature import cosign
 from audit.disclosing import RULES
 from audit.history import Directive
+from audit.plain import plain_message
 from audit.protocol import Figures, Phase, Single, Turns, legal_messages
 from audit.receipts import Transcript, approval_statement, receipt_statement
 from audit.record import LogWriter
@@ -154,7 +155,8 @@ def attempt(
             if message is None:
                 continue
             kind, items, length = message
-            digest = hashlib.sha256(f"{step} {number} {again} {index} {sender}".encode())
+            plain = plain_message(kind, figures(sender, sizes), NUMBERS[step], step=step)
+            digest = hashlib.sha256(f"{step} {number} {again} {index} {sender}".encode() if plain is None else plain)
             entry = {**labels, "type": kind, "seq": index, "length": length, "sha256": digest.hexdigest(), "items": items}
             told.append(Event(sender, "message", {**entry, "direction": "sent", "peer": receiver}))
             told.append(Event(receiver, "message", {**entry, "direction": "received", "peer": sender}))
@@ -169,19 +171,21 @@ def attempt(
         "state": "done",
         "transcript_sha256": transcript.digest().hex(),
         "seconds": "0.1",
-        "bytes_sent": 1,
-        "bytes_received": 1,
     }
     for log in (BANK, PLATFORM):
         told += disclosures(labels, log, said[log], done=True, sets=sizes)
-        told.append(Event(log, "step", dict(done)))
+        peer = PLATFORM if log == BANK else BANK
+        sizes_of = {who: sum(length for _, _, length in said[who]) for who in (log, peer)}
+        told.append(Event(log, "step", {**done, "bytes_sent": sizes_of[log], "bytes_received": sizes_of[peer]}))
     report = {**labels, "transcript_sha256": transcript.digest().hex()}
     for party in (BANK, PLATFORM):
         told.append(Event(COORDINATOR, "report", {**report, "party": party}))
         heard = [
             event for event in disclosures(labels, party, said[party], done=True, sets=sizes) if event.fields["to"] == COORDINATOR
         ]
-        told += [Event(COORDINATOR, "disclosure", {**event.fields, "party": party}) for event in heard]
+        for event in heard:
+            fields = {name: value for name, value in event.fields.items() if name != "salt"}
+            told.append(Event(COORDINATOR, "disclosure", {**fields, "party": party}))
     return told + [Event(log, "") for log in KEYS]
 
 
@@ -224,7 +228,8 @@ def disclosures(
         count, value = values[rule.what]
         to = COORDINATOR if rule.to == "coordinator" else (PLATFORM if log == BANK else BANK)
         fields = {"what": rule.what, "to": to, "count": count, "clause": rule.clause, "value": value if done else ""}
-        told.append(Event(log, "disclosure", {**labels, **fields}))
+        salt = hashlib.sha256(json.dumps([labels, log, fields]).encode()).hexdigest()[:32]
+        told.append(Event(log, "disclosure", {**labels, **fields, "salt": salt}))
     return told
 
 

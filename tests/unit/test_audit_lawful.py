@@ -238,9 +238,9 @@ def failed_twice(told: list[Event]) -> None:
 
 def message_after_a_failure(told: list[Event]) -> None:
     told[:] = events(before_finish=attempt("finish", outcome="failed"))
-    failed = of(told, BANK, "step", step="finish", state="failed")
-    told.remove(failed)
-    told.insert(index(told, BANK, "message", step="finish", seq=2), failed)
+    late = of(told, BANK, "message", step="finish", direction="sent", seq=2)
+    told.remove(late)
+    told.insert(index(told, BANK, "step", step="finish", state="failed") + 1, late)
 
 
 def seed_after_the_approval(told: list[Event]) -> None:
@@ -552,6 +552,16 @@ def test_the_receipt_is_the_sum_of_the_entries(tmp_path: Path, log: str, change:
         told.remove(event)
     error = verify(tmp_path, told)
     assert (error.step, error.code, error.log) == (9, "audit.receipt_items", log)
+
+
+def test_what_the_coordinator_leaves_out_shows_without_the_nodes_log(tmp_path: Path) -> None:
+    """Of each report it is known what it told; the log of the node that sent it is not needed for that."""
+    told = [event for event in events() if not (event.kind in ("disclosures", "job") and event.fields.get("state") != "submitted")]
+    told.remove(of(told, COORDINATOR, "disclosure", what="columns", party=BANK))
+    folders = write(tmp_path, told + ending(told))
+    with pytest.raises(LogRejected) as caught:
+        verify_logs([folders[PLATFORM], folders[COORDINATOR]], policy=policy(tmp_path))
+    assert (caught.value.step, caught.value.code) == (9, "audit.disclosure_missing")
 
 
 def test_aggregates_that_the_job_keeps_from_the_coordinator(tmp_path: Path) -> None:

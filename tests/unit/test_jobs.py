@@ -305,6 +305,23 @@ def test_a_round_without_masks_left_is_prepared_again_and_goes_on() -> None:
     assert (told.state, told.code) == ("failed", "coordinator.bad_report")
 
 
+def test_a_next_round_without_masks_left_is_prepared_for_too() -> None:
+    """Restarts of earlier rounds take the later ones' masks; the numbers after the preparation are those that follow anyway."""
+    undisturbed = both(both(both(until("round", rounds=4))))
+    job = until("round", rounds=4)
+    job, _ = jobs.restart(jobs.restart(job)[0])
+    job = both(both(both(job)))
+    assert (job.state, len(job.rounds_done)) == ("prepare", 3)
+    assert job.running is not None
+    assert job.running.attempt == 3
+    job = both(job)
+    assert job.running is not None
+    assert undisturbed.running is not None
+    assert (job.running.step, job.running.round, job.running.attempt) == ("round", 4, 3)
+    assert job.running.coefficients == undisturbed.running.coefficients
+    assert job.running.lookup_range == undisturbed.running.lookup_range
+
+
 def test_a_failure_names_its_code_and_ends_the_step() -> None:
     job, orders = jobs.fail(until("prepare"), "paillier.key_size")
     assert (job.state, job.code, job.steps[-1].state, orders) == ("failed", "paillier.key_size", "failed", (SendEnd(),))
