@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from audit.checkpoint import NOTE_BYTES_MAX, Checkpoint, log_of, parse_checkpoint, parse_note, verify_checkpoint
 from audit.cosignature import cosign, with_cosignature
@@ -60,6 +61,17 @@ class Refused(VerificationError):
             remedy=f"Keep this folder as evidence and ask {of} to explain; no job with it goes on before that.",
         )
         self.of, self.kept, self.shown = of, kept, shown
+
+    def fields(self) -> dict[str, Any]:
+        """As fields of the witness's ``refusal`` entry."""
+        return {
+            "of": self.of,
+            "code": self.code,
+            "kept_size": self.kept.size,
+            "kept_root": self.kept.root.hex(),
+            "shown_size": self.shown.size,
+            "shown_root": self.shown.root.hex(),
+        }
 
 
 class Witness:

@@ -111,15 +111,7 @@ class Cosigning:
         if refused.of in self.refused:
             return
         self.refused[refused.of] = refused
-        self._log.append(
-            "refusal",
-            of=refused.of,
-            code=refused.code,
-            kept_size=refused.kept.size,
-            kept_root=refused.kept.root.hex(),
-            shown_size=refused.shown.size,
-            shown_root=refused.shown.root.hex(),
-        )
+        self._log.append("refusal", **refused.fields())
         self._on_refused(refused)
 
     def answered(self, party: str, body: control_pb2.Cosignature) -> None:

@@ -158,15 +158,7 @@ class CosignedLog:
         self.refused[refused.of] = refused
         self._notify(fault(refused, peer=refused.of))
         if first:
-            self._log_writer.append(
-                "refusal",
-                of=refused.of,
-                code=refused.code,
-                kept_size=refused.kept.size,
-                kept_root=refused.kept.root.hex(),
-                shown_size=refused.shown.size,
-                shown_root=refused.shown.root.hex(),
-            )
+            self._log_writer.append("refusal", **refused.fields())
         self.on_refused(refused)
 
     def check_trusted(self, *names: str) -> None:
