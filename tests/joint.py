@@ -32,6 +32,7 @@ import numpy as np
 from audit.checkpoint import parse_note
 from audit.identity import load_identity
 from audit.signing import SigningKey
+from audit.spec import JobSpec
 from coordinator.cli import main as coordinator_command
 from coordinator.client import connect
 from coordinator.config import load_config as load_coordinator
@@ -150,9 +151,20 @@ class World:
         """Run one job to its end; its identity and final state."""
         return _run(ask, self.data, self.layout, self.config, self.nodes)
 
+    def begin(self, ask: Ask) -> str:
+        """Submit a job and approve it at both nodes; its identity."""
+        with connect(self.config) as operator:
+            job = operator.submit(_spec(ask, self.data, self.config).canonical())
+        for name in NODES:
+            for _ in until(f"{name} was not offered the job"):
+                if _offered(self.layout.log(name), job):
+                    break
+            _decide(self.layout, name, job, "approve")
+        return job
+
     def wait_cosigned(self) -> None:
         """Until the last checkpoint of every log has the cosignatures of the two others."""
-        for _ in _until("the last checkpoints were not cosigned"):
+        for _ in until("the last checkpoints were not cosigned"):
             notes = [parse_note((self.layout.log(name) / "checkpoint").read_bytes()) for name in PARTIES]
             if all(len(note.signatures) == len(PARTIES) for note in notes):
                 return
@@ -245,7 +257,7 @@ class _Node:
         assert not self._thread.is_alive()
 
 
-def _run(ask: Ask, data: DemoData, layout: parties.Layout, config: Any, running: dict[str, _Node]) -> tuple[str, str]:
+def _spec(ask: Ask, data: DemoData, config: Any) -> JobSpec:
     document = parties.job_document(data, rounds=ask.rounds, l2="0.001", holdout=ask.holdout, key_bits=ask.key_bits)
     document["align"]["minimum"] = ask.minimum
     document["model"]["tolerance"] = "0.000000001"
@@ -253,7 +265,11 @@ def _run(ask: Ask, data: DemoData, layout: parties.Layout, config: Any, running:
         "aggregates_to_feature_holder": ask.to_feature_holder,
         "aggregates_to_coordinator": ask.to_coordinator,
     }
-    spec = build_spec(document, coordinator="coordinator", partners=config.partners())
+    return build_spec(document, coordinator="coordinator", partners=config.partners())
+
+
+def _run(ask: Ask, data: DemoData, layout: parties.Layout, config: Any, running: dict[str, _Node]) -> tuple[str, str]:
+    spec = _spec(ask, data, config)
     with (
         connect(config) as operator,
         _stopping(ask, running["platform"]),
@@ -261,7 +277,7 @@ def _run(ask: Ask, data: DemoData, layout: parties.Layout, config: Any, running:
     ):
         job = operator.submit(spec.canonical())
         asked = False
-        for _ in _until("the job did not end"):
+        for _ in until("the job did not end"):
             state = operator.show(job).state
             if state in ENDED:
                 break
@@ -272,7 +288,7 @@ def _run(ask: Ask, data: DemoData, layout: parties.Layout, config: Any, running:
                 else:
                     _decide(layout, "bank", job, "approve")
                     _decide(layout, "platform", job, "reject" if ask.ending == "reject" else "approve")
-    for _ in _until("a node did not hear of the end"):
+    for _ in until("a node did not hear of the end"):
         if all(_has(layout.log(name), job, "job") for name in NODES):
             return job, state
     raise AssertionError
@@ -281,12 +297,13 @@ def _run(ask: Ask, data: DemoData, layout: parties.Layout, config: Any, running:
 def _decide(layout: parties.Layout, name: str, job: str, decision: str) -> None:
     more = ("--reason", "a test") if decision == "reject" else ()
     # The log tells of an offer a moment before the command line can find it.
-    for _ in _until(f"{name} could not {decision}"):
+    for _ in until(f"{name} could not {decision}"):
         if node_command(["--config", str(layout.config(name)), decision, job, "--by", "a person", *more]) == 0:
             return
 
 
-def _until(what: str) -> Iterator[None]:
+def until(what: str) -> Iterator[None]:
+    """Look again and again, for as long as anything here may take."""
     deadline = time.monotonic() + _SECONDS
     while time.monotonic() < deadline:
         yield
@@ -346,7 +363,7 @@ def _killing(ask: Ask, node: _Node, log: Path) -> Iterator[None]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def kill() -> None:
-        for _ in _until(f"no message {ask.stop_at} was sent"):
+        for _ in until(f"no message {ask.stop_at} was sent"):
             if (log / "log.jsonl").read_bytes().count(f'"type":"{ask.stop_at}"'.encode()) > before:
                 break
         process.kill()

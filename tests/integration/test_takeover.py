@@ -144,12 +144,12 @@ def _kill_within(ask, data, layout, config, first, follower):  # type: ignore[no
     loaded = load_config(config)
     with connect(loaded) as operator:
         job = operator.submit(build_spec(document, coordinator="coordinator", partners=loaded.partners()).canonical())
-    for _ in joint._until("a node was not offered the job"):
+    for _ in joint.until("a node was not offered the job"):
         if all(joint._offered(layout.log(name), job) for name in joint.NODES):
             break
     for name in joint.NODES:
         joint._decide(layout, name, job, "approve")
-    for _ in joint._until("the preparation was not directed"):
+    for _ in joint.until("the preparation was not directed"):
         if b'"step":"prepare"' in first.log():
             break
     first.signal(signal.SIGKILL)
@@ -159,7 +159,7 @@ def _kill_within(ask, data, layout, config, first, follower):  # type: ignore[no
 
 
 def _wait_cosigned(folders: list[Path]) -> None:
-    for _ in joint._until("the last checkpoints were not cosigned"):
+    for _ in joint.until("the last checkpoints were not cosigned"):
         if all(len(parse_note((folder / "checkpoint").read_bytes()).signatures) == 3 for folder in folders):
             return
 
