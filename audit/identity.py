@@ -1,9 +1,9 @@
 """A participant's identity: the key that signs its log, and the key and certificate of its links.
 
-A folder holds ``log.key`` (Ed25519, audit/signing.py), ``tls.key`` (ECDSA P-256, PKCS 8), ``tls.crt`` and ``identity.json`` (name and
-role).  The private ones are readable by their owner alone, or they are not read; with a ``secret.json`` beside them they are sealed
-(audit/sealed.py).  The certificate is its own issuer and no authority (CA:FALSE): partners pin it, nobody's signature could stand in for it.  It names the host
-``<name>.isthmus``, whatever the address.
+A folder holds ``log.key`` (Ed25519, audit/signing.py), ``tls.key`` (ECDSA P-256, PKCS 8), ``tls.crt`` and ``identity.json``
+(name and role).  The private ones are readable by their owner alone, or they are not read; with a ``secret.json`` beside them
+they are sealed (audit/sealed.py).  The certificate is its own issuer and no authority (CA:FALSE): partners pin it, nobody's
+signature could stand in for it.  It names the host ``<name>.isthmus``, whatever the address.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """What rests encrypted: an envelope of our own around each private file, and the file that opens them all.
 
-Each private file is sealed by AES-256-GCM (NIST SP 800-38D) under a key of its own, derived by HKDF-SHA256 (RFC 5869) from one random
-*root* of 32 bytes.  The root lies in ``secret.json``, itself sealed under what the operator holds: a key file (32 random bytes, HKDF) or
-a passphrase (scrypt, RFC 7914).  So another passphrase or key file means to write ``secret.json`` anew and nothing else.
+Each private file is sealed by AES-256-GCM (NIST SP 800-38D) under a key of its own, derived by HKDF-SHA256 (RFC 5869) from one
+random *root* of 32 bytes.  The root lies in ``secret.json``, itself sealed under what the operator holds: a key file (32 random
+bytes, HKDF) or a passphrase (scrypt, RFC 7914).  So another passphrase or key file means to write ``secret.json`` anew and nothing
+else.
 
 Both files are canonical JSON; everything in them but ``data`` is authenticated with it.
 """
@@ -107,7 +108,7 @@ def derive(root: bytes, purpose: str) -> bytes:
 
 
 def is_sealed(data: bytes) -> bool:
-    """Whether these are the bytes of an envelope (they begin as its canonical JSON does) and not a key in clear."""
+    """Whether these are the bytes of an envelope (they begin as its JSON does) and not a key in clear."""
     return data.startswith(b"{")
 
 
@@ -197,5 +198,3 @@ def unwrap_root(data: bytes, secret: Secret) -> bytes:
             remedy=f"Give the {what} with which the keys were sealed last, or restore the keys folder from a backup.",
         )
     return root
-
-

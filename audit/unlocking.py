@@ -26,7 +26,7 @@ DEFAULT_KEY_FILE = "secret.key"
 
 
 def default_key_file(keys_folder: Path) -> Path:
-    """Where the key file is when the configuration names none: beside the keys folder, so that a copy of that folder opens nothing."""
+    """Where the key file is when the configuration names none: beside the keys folder, a copy of which then opens nothing."""
     return keys_folder.parent / DEFAULT_KEY_FILE
 
 
@@ -125,7 +125,7 @@ def _unwritable(path: Path, error: OSError) -> UsageError:
 
 
 def ask_passphrase(environment: Mapping[str, str] | None = None) -> Secret:
-    """The passphrase: from the file that ``ISTHMUS_PASSPHRASE_FILE`` names, the descriptor in ``ISTHMUS_PASSPHRASE_FD``, or a person.
+    """The passphrase: from the file in ``ISTHMUS_PASSPHRASE_FILE``, the descriptor in ``ISTHMUS_PASSPHRASE_FD``, or a person.
 
     Raises:
         UsageError: ``identity.locked``: there is nobody to ask, or the file cannot be read; ``identity.permissions``.

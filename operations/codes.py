@@ -26,7 +26,7 @@ drbg: bound reused seed
 engine: kind worker_died workers
 file: unwritable
 health: not_served path_too_long unknown_service
-identity: exists invalid mismatch missing permissions unwritable
+identity: exists invalid key_file locked mismatch missing permissions unwritable weak_passphrase wrong_secret
 internal: error
 job: ambiguous attempt_reused directive_changed ended illegal_end illegal_transition interrupted no_model not_approved
     not_waiting rejected_here spec_mismatch step_order superseded too_many_attempts unknown unknown_step who
@@ -53,6 +53,8 @@ protocol: malformed_message not_reduced unexpected_message wrong_count wrong_len
 psi: batch_size duplicate_identifier empty_set identifier_not_text less_than_declared low_order_point more_than_declared
     non_canonical_point order repeated_element scalar too_few_shared too_many_elements wrong_length wrong_position
 receipt: parties payload_digest sender
+relay: bad_key bad_seal busy disabled ended exhausted malformed met_twice no_room not_running protocol_version truncated
+    wrong_identity
 scoring: bad_aggregates bad_band one_class
 seed: unreadable
 spec: empty invalid not_a_number not_a_party not_canonical too_large
@@ -60,9 +62,10 @@ state: in_use object_array unreadable unwritable write_failed
 store: backup_failed bad_url in_use newer_schema no_database no_driver other_owner read_failed unusable write_failed
 training: bad_directive base_rate directives_differ label_missing no_mask_left one_class preconditioner_range rows_differ
     too_many_columns weight_range
-transport: bad_address bad_certificate cannot_listen certificate_expired clock closed no_partners no_route no_stream
-    not_accepted not_started not_tls out_of_order oversized party_mismatch port_in_use protocol_version refused stopping
-    superseded timeout too_many_streams unreachable wrong_certificate wrong_step
+transport: bad_ack bad_address bad_certificate bad_resume bad_token cannot_listen certificate_expired clock closed
+    foreign_session no_partners no_route no_stream not_accepted not_started not_tls out_of_order oversized party_mismatch
+    port_in_use protocol_version refused repeats session_lost silent stopping superseded timeout too_many_streams unreachable
+    window_exceeded wrong_certificate wrong_session wrong_step
 witness: forked refused rolled_back unknown unreadable unwritable
 """
 

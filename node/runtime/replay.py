@@ -141,7 +141,7 @@ class NodeJob:
         if not self.files.has(SEED_FILE):
             raise ReplayMissing("The job's seed was not kept: without it nothing can be reproduced.")
         try:
-            return open_seed(self.files, job=self.job, tls_key_pem=self.identity.tls_key_pem)
+            return open_seed(self.files, job=self.job, identity=self.identity)
         except DataError as error:
             raise ReplayMissing(error.message) from None
 

@@ -251,7 +251,9 @@ def test_no_log_and_no_figure_holds_a_canary_a_key_or_a_share(watched: Watched) 
     secrets: list[bytes] = []
     for name in ("bank", "platform"):
         keys = layout.home(name) / "keys"
-        secrets += [line for file in ("tls.key", "log.key") for line in (keys / file).read_bytes().splitlines() if len(line) > 30]
+        own = load_identity(keys)
+        secrets += [line for line in own.tls_key_pem.splitlines() if len(line) > 30]
+        secrets += [own.log_key.private_text().encode(), (layout.home(name) / "secret.key").read_bytes(), own.seed_key or b""]
         for data in watched.prepared[name]:
             if len(set(data)) > 8:  # zeros and small counts are no secret
                 secrets += [data[:16], data[-16:]]

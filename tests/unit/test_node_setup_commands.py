@@ -72,7 +72,7 @@ def test_init_makes_a_node_that_loads(bank: Path) -> None:
     assert load_identity(config.keys_folder).name == "bank"
     assert stat.S_IMODE((bank / "node.toml").stat().st_mode) == 0o600
     assert stat.S_IMODE((bank / "state").stat().st_mode) == 0o700
-    assert sorted(path.name for path in bank.iterdir()) == ["keys", "node.toml", "partners", "policy.toml", "state"]
+    assert sorted(path.name for path in bank.iterdir()) == ["keys", "node.toml", "partners", "policy.toml", "secret.key", "state"]
 
 
 def test_every_commented_setting_of_the_samples_loads(bank: Path) -> None:

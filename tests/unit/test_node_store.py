@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from audit.identity import create_identity
+from audit.identity import create_identity, load_identity, seal_identity
+from audit.unlocking import new_key_file
 from node.errors import DataError, UsageError
 from node.runtime import files as files_module
 from node.runtime.disclosures import Disclosure
@@ -179,24 +180,37 @@ def test_disclosures_are_kept_in_order(store: Store) -> None:
     ]
 
 
+def test_seeds_from_before_the_keys_were_sealed_still_open(tmp_path: Path) -> None:
+    create_identity(tmp_path / "keys", name="bank", role="bank")
+    plain, folder = load_identity(tmp_path / "keys"), JobFiles(tmp_path / "job")
+    seed = draw_seed(folder, job=JOB, identity=plain)
+    seal_identity(tmp_path / "keys", new_key_file(tmp_path / "secret.key"))
+    sealed = load_identity(tmp_path / "keys")
+    assert open_seed(folder, job=JOB, identity=sealed) == seed
+    later = JobFiles(tmp_path / "later")
+    draw_seed(later, job=JOB, identity=sealed)
+    with pytest.raises(DataError):
+        open_seed(later, job=JOB, identity=plain)  # the TLS key alone opens it no more
+
+
 def test_a_seed_is_sealed_under_the_nodes_key_and_bound_to_its_job(tmp_path: Path) -> None:
     one = create_identity(tmp_path / "one", name="one", role="bank")
     two = create_identity(tmp_path / "two", name="two", role="bank")
     folder = JobFiles(tmp_path / "job")
-    seed = draw_seed(folder, job=JOB, tls_key_pem=one.tls_key_pem)
+    seed = draw_seed(folder, job=JOB, identity=one)
     assert seed.value not in folder.read("seed.sealed")
-    assert open_seed(folder, job=JOB, tls_key_pem=one.tls_key_pem) == seed
-    assert draw_seed(folder, job=JOB, tls_key_pem=one.tls_key_pem) == seed
+    assert open_seed(folder, job=JOB, identity=one) == seed
+    assert draw_seed(folder, job=JOB, identity=one) == seed
     assert len(seed.commitment) == 64
-    for key, job in ((two.tls_key_pem, JOB), (one.tls_key_pem, "d" * 64)):
+    for key, job in ((two, JOB), (one, "d" * 64)):
         with pytest.raises(DataError) as refused:
-            open_seed(folder, job=job, tls_key_pem=key)
+            open_seed(folder, job=job, identity=key)
         assert refused.value.code == "seed.unreadable"
     data = bytearray(folder.read("seed.sealed"))
     data[20] ^= 1
     folder.write("seed.sealed", bytes(data))
     with pytest.raises(DataError):
-        open_seed(folder, job=JOB, tls_key_pem=one.tls_key_pem)
+        open_seed(folder, job=JOB, identity=one)
     for text in (repr(seed), str(seed), f"{seed}"):
         assert seed.value.hex() not in text
         assert repr(seed.value) not in text
