@@ -35,7 +35,7 @@ Role = Literal["bank", "platform", "coordinator"]
 
 LOG_KEY, TLS_KEY, TLS_CERTIFICATE, DESCRIPTION = "log.key", "tls.key", "tls.crt", "identity.json"
 SECRET = "secret.json"
-_SEEDS = "seeds of jobs"
+_STATE = "secrets of jobs"
 CERTIFICATE_YEARS = 10
 FILE_BYTES_MAX = 64 * 2**10
 
@@ -62,8 +62,8 @@ class Identity:
     log_key: SigningKey = field(repr=False)
     tls_key_pem: bytes = field(repr=False)
     tls_certificate_pem: bytes
-    seed_key: bytes | None = field(repr=False, default=None)
-    """What seals the seeds of jobs: 32 bytes; None where the keys rest in clear."""
+    state_key: bytes | None = field(repr=False, default=None)
+    """What the secrets of jobs are sealed under: 32 bytes; None where the keys rest in clear."""
 
 
 def _utc_now() -> datetime:
@@ -105,7 +105,7 @@ def create_identity(
         (DESCRIPTION, f"{description.model_dump_json()}\n".encode(), 0o644),
     )
     _write_all(folder, files)
-    return Identity(name, role, log_key, key_pem, certificate_pem, None if root is None else derive(root, _SEEDS))
+    return Identity(name, role, log_key, key_pem, certificate_pem, None if root is None else derive(root, _STATE))
 
 
 def _write_all(folder: Path, files: tuple[tuple[str, bytes, int], ...]) -> None:
@@ -194,8 +194,8 @@ def load_identity(folder: Path, *, key_file: Path | None = None) -> Identity:
         raise _invalid(folder, f"{LOG_KEY} is the key of {log_key.name!r}, not of {description.name!r}")
     if tls_key.public_key() != certificate.public_key():
         raise _invalid(folder, f"{TLS_CERTIFICATE} is not the certificate of {TLS_KEY}")
-    seed_key = None if root is None else derive(root, _SEEDS)
-    return Identity(description.name, description.role, log_key, tls_key_pem, certificate_pem, seed_key)
+    state_key = None if root is None else derive(root, _STATE)
+    return Identity(description.name, description.role, log_key, tls_key_pem, certificate_pem, state_key)
 
 
 def sealed_by(folder: Path) -> Kind | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -101,7 +102,7 @@ class NodePremises:
                 engine=self._engine,
                 bounds=self._bounds,
                 files=files,
-                scratch=JobFiles(Path(scratch)),
+                scratch=JobFiles(Path(scratch), os.urandom(32)),  # what a crash leaves opens nowhere
             )
 
     def close(self) -> None:

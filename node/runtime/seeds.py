@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from audit.identity import Identity
+from audit.sealed import derive
 from node.crypto.drbg import SEED_BYTES
 from node.errors import DataError
 from node.runtime.files import JobFiles
@@ -45,10 +46,11 @@ class Seed:
 
 def _sealing_keys(identity: Identity) -> list[AESGCM]:
     """What seeds are sealed under: the first of these now, any of them before."""
-    key = load_pem_private_key(identity.tls_key_pem, password=None)
-    material = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    pair = load_pem_private_key(identity.tls_key_pem, password=None)
+    material = pair.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
     own = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=_DOMAIN + b" sealing").derive(material)
-    return [AESGCM(found) for found in (identity.seed_key, own) if found is not None]
+    keys = [own] if identity.state_key is None else [derive(identity.state_key, "seeds"), own]
+    return [AESGCM(key) for key in keys]
 
 
 def draw_seed(files: JobFiles, *, job: str, identity: Identity) -> Seed:

@@ -17,6 +17,7 @@ from node.errors import DataError, UsageError
 from node.runtime import files as files_module
 from node.runtime.disclosures import Disclosure
 from node.runtime.files import JobFiles
+from node.runtime.sealed_files import MAGIC, open_file, seal_file
 from node.runtime.seeds import draw_seed, open_seed
 from node.runtime.serve import state_lock
 from node.runtime.store import FINAL, TRANSITIONS, SignedDecision, Store
@@ -178,6 +179,48 @@ def test_disclosures_are_kept_in_order(store: Store) -> None:
         ("set_size", "platform", "250"),
         ("rows", "coordinator", ""),
     ]
+
+
+def test_arrays_are_sealed_where_the_store_has_a_key(tmp_path: Path) -> None:
+    key, secret = b"k" * 32, np.arange(1000, dtype=np.uint64)
+    store = Store(tmp_path / "state", key)
+    files = store.files(JOB)
+    files.write_arrays("prepared.npz", {"p": secret})
+    assert (files.read_arrays("prepared.npz")["p"] == secret).all()
+    data = files.read("prepared.npz")
+    assert secret.tobytes()[8:80] not in data
+    wrong = (
+        (None, JOB, "prepared.npz"),
+        (key, JOB, "round-1.npz"),
+        (key, "d" * 64, "prepared.npz"),
+        (b"l" * 32, JOB, "prepared.npz"),
+    )
+    for other, job, name in wrong:
+        opened = Store(tmp_path / "other", other)
+        opened.files(job).write(name, data)
+        with pytest.raises(DataError) as refused:
+            opened.files(job).read_arrays(name)
+        assert refused.value.code == "state.unreadable"
+        opened.close()
+    Store(tmp_path / "state").files(JOB).write_arrays("align.npz", {"p": secret})
+    assert (files.read_arrays("align.npz")["p"] == secret).all(), "what an older version left in clear is read"
+    store.close()
+
+
+@pytest.mark.parametrize("length", [0, 1, 9, 10, 11, 20, 35])
+def test_sealed_files_of_any_length_open_whole_or_not_at_all(length: int) -> None:
+    key, data = b"k" * 32, bytes(range(length))
+    sealed = seal_file(key, "x", data, chunk=10)
+    assert open_file(key, "x", sealed, chunk=10) == data
+    for cut in range(len(sealed)):
+        with pytest.raises(ValueError, match=r"sealed|damaged"):
+            open_file(key, "x", sealed[:cut], chunk=10)
+    head, size = len(MAGIC) + 7, 26
+    chunks = [sealed[i : i + size] for i in range(head, len(sealed), size)]
+    if len(chunks) > 1:
+        for others in (chunks[::-1], chunks[1:], [*chunks[:-1], chunks[0]], [chunks[0], *chunks]):
+            with pytest.raises(ValueError, match=r"sealed|damaged"):
+                open_file(key, "x", sealed[:head] + b"".join(others), chunk=10)
 
 
 def test_seeds_from_before_the_keys_were_sealed_still_open(tmp_path: Path) -> None:

@@ -125,16 +125,16 @@ def test_a_sealed_identity_is_the_same_and_nothing_of_it_lies_in_clear(tmp_path:
     made = create_identity(tmp_path / "keys", name="bank", role="bank", secret=new_key_file(tmp_path / "secret.key"))
     read = load_identity(tmp_path / "keys")
     assert (read.tls_key_pem, read.log_key.private_text()) == (made.tls_key_pem, made.log_key.private_text())
-    assert read.seed_key == made.seed_key is not None
+    assert read.state_key == made.state_key is not None
     secrets = [made.log_key.private_text().split("+")[-1].encode(), *made.tls_key_pem.splitlines()[1:-1]]
     for path in tmp_path.rglob("*"):
         if path.is_file():
             assert not any(secret in path.read_bytes() for secret in secrets), path
             assert path.stat().st_mode & 0o077 == 0 or path.name in ("tls.crt", "identity.json")
     assert sealed_by(tmp_path / "keys") == "key-file"
-    assert made.seed_key is not None
-    assert made.seed_key.hex() not in repr(made)
-    assert repr(made.seed_key) not in repr(made)
+    assert made.state_key is not None
+    assert made.state_key.hex() not in repr(made)
+    assert repr(made.state_key) not in repr(made)
 
 
 def test_without_the_key_file_or_with_another_it_does_not_open(tmp_path: Path) -> None:
