@@ -5,7 +5,8 @@
     jobs/<hash>/kept/      what a replay needs, where the policy says so (``node.runtime.kept``)
 
 Every file is written whole or not at all: to a temporary name, to disk, then renamed.  Files are readable by their owner alone;
-those of arrays, with keys, masks, shares and who is shared, are sealed where the node's own keys are (``node.runtime.sealed_files``).
+those of arrays, with keys, masks, shares and who is shared, are sealed where the node's own keys are
+(``node.runtime.sealed_files``).
 Two processes use the database: the serving node, and the command line of the person who approves; SQLite's own locks keep them
 apart.
 """
