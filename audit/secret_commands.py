@@ -12,7 +12,7 @@ from rich.console import Console
 
 from audit.console import emit
 from audit.errors import UsageError
-from audit.identity import seal_identity, sealed_by
+from audit.identity import open_root, seal_identity, sealed_by
 from audit.sealed import Secret
 from audit.unlocking import NEW_PASSPHRASE_FILE, PASSPHRASE_FILE, default_key_file, new_key_file, new_passphrase
 
@@ -101,6 +101,7 @@ class Keys:
                 "There is nothing to put the keys under.",
                 remedy="Give --key-file PATH or --passphrase.",
             )
+        open_root(self.folder, key_file=self.key_file)  # the present secret first: nobody types a new one in vain
         path = None if key_file is None else self._key_file(key_file)
         secret = new_passphrase(variable=NEW_PASSPHRASE_FILE) if path is None else new_key_file(path)
         seal_identity(self.folder, secret, key_file=self.key_file)

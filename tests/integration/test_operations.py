@@ -159,6 +159,7 @@ class Watched:
     ready: dict[str, str]
     prepared: dict[str, list[bytes]]
     arguments: list[bytes]
+    doctor: list[dict[str, str]]
 
 
 def seen_of_processes() -> list[bytes]:
@@ -201,6 +202,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
         prepared.over.set()
         failed = made.ended(made.submit(align={"minimum": SHARED + 1}))
         arguments = seen_of_processes()
+        doctor = made.layout.run("bank", "doctor", accept=(0, 1))["checks"]
         health = {name: made.health(name) for name in NAMES}
         ready = {name: made.get(name, "/readyz") for name in NAMES}
         over_tls = {who: check_over_tls(made, who, folder) for who in ("platform", "coordinator", "stranger")}
@@ -213,7 +215,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
             made.processes[name].send_signal(signal.SIGTERM)
             ends[name] = (made.processes[name].wait(30), time.monotonic() - started)
         after = {name: made.health(name) for name in NAMES}
-    return Watched(made, job, failed, figures, health, over_tls, after, ends, ready, prepared.found, arguments)
+    return Watched(made, job, failed, figures, health, over_tls, after, ends, ready, prepared.found, arguments, doctor)
 
 
 def check_over_tls(made: Running, who: str, folder: Path) -> str:
@@ -256,6 +258,16 @@ def test_every_line_is_json_with_known_fields(watched: Watched) -> None:
     assert [(line["step"], line["round"]) for line in done][:3] == [("align", 0), ("prepare", 0), ("round", 1)]
     assert all(line["bytes"] > 0 and line["attempt"] == 0 and line["component"] == "node.steps" for line in done)
     assert any(line["level"] == "debug" for line in bank), "what was searched below is all that can be logged"
+
+
+def test_doctor_looks_at_the_real_thing(watched: Watched) -> None:
+    checks = {check["name"]: check for check in watched.doctor}
+    for name in ("keys", "encryption", "permissions", "core dumps", "coordinator", "partner platform"):
+        assert checks[name]["state"] == "ok", checks[name]
+    for name in ("coordinator", "partner platform"):
+        assert "TLS 1.3 with the pinned certificate" in checks[name]["detail"]
+        assert checks[f"{name} version"]["state"] == "ok"
+        assert checks[f"{name} clock"]["state"] == "ok"
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs Linux's /proc")

@@ -15,7 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from audit import sealed, unlocking
+from audit import identity, sealed, unlocking
 from audit.errors import UsageError
 from audit.identity import create_identity, load_identity, seal_identity, sealed_by
 from audit.sealed import Secret, new_root, seal, unseal, unwrap_root, wrap_root
@@ -340,6 +340,11 @@ def test_keys_in_clear_are_encrypted_and_rewrapped(
     assert command("rewrap", "--passphrase")[0] == 0
     assert sealed_by(tmp_path / "keys") == "passphrase"
     opens()
+    passphrase_file.rename(tmp_path / "away")
+    identity._opened.clear()  # as in a process of its own
+    assert "identity.locked" in command("rewrap", "--key-file", tmp_path / "other.key")[1]
+    assert not (tmp_path / "other.key").exists(), "nothing is made before the keys open"
+    (tmp_path / "away").rename(passphrase_file)
     status, said = command("rewrap", "--key-file", tmp_path / "other.key")
     assert (status, "key_file = " in said) == (0, True)
     assert code_of(lambda: load_identity(tmp_path / "keys")) == "identity.wrong_secret"
