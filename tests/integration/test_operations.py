@@ -279,7 +279,7 @@ def test_no_process_argument_holds_a_key(watched: Watched) -> None:
         own = load_identity(layout.home(name) / "keys")
         encoded = [
             *(line for line in own.tls_key_pem.splitlines() if len(line) > 30),
-            own.log_key.private_text().split("+")[-1].encode(),
+            own.log_key.private_text().split("+", 4)[4].encode(),
         ]
         raw = [(layout.home(name) / "secret.key").read_bytes(), own.state_key or b""]
         for secret in (*encoded, *raw, *(data.hex().encode() for data in raw)):
