@@ -13,6 +13,7 @@ from rich.console import Console
 
 from audit.console import console, run
 from audit.errors import UsageError
+from audit.hardening import forbid_core_dumps
 from audit.ledger import LogRejected
 from audit.proof_commands import check_proof_command, prove_command
 from audit.record import write_atomic
@@ -183,4 +184,5 @@ cli.add_command(replay)
 
 def main() -> int:
     """Entry point of ``isthmus-audit``.  Exit code 2 means "incomplete" here, so an error of usage, 2 elsewhere, is 3."""
+    forbid_core_dumps()  # a replay reads a node's keys
     return run(cli, sys.argv[1:], usage_status=3)

@@ -17,6 +17,7 @@ import click
 from rich.console import Console
 
 from audit.errors import IsthmusError, UsageError
+from audit.hardening import forbid_core_dumps
 
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
@@ -28,8 +29,11 @@ def run(command: click.Command, argv: Sequence[str] | None = None, *, usage_stat
 
     A command's integer result is its exit status; anything else is 0.  An :class:`IsthmusError` prints its message, remedy and
     code and gives its ``exit_status``; Ctrl-C gives 130; any other exception 70 with the code ``internal.<type>``.  Errors of
-    usage give ``usage_status``, for a command where 2 has a meaning of its own.
+    usage give ``usage_status``, for a command where 2 has a meaning of its own.  A process of its own leaves no core file: it may
+    come to hold keys.
     """
+    if argv is None:
+        forbid_core_dumps()
     arguments = sys.argv[1:] if argv is None else list(argv)
     status = _run(command, arguments, usage_status)
     if argv is None:

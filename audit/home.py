@@ -12,9 +12,11 @@ from audit.errors import UsageError
 from audit.identity import Role, create_identity
 from audit.partner import partner_of
 from audit.record import write_atomic
+from audit.sealed import Secret
+from audit.unlocking import DEFAULT_KEY_FILE, new_key_file
 
 
-def make_home(folder: Path, *, name: str, role: Role, files: Mapping[str, bytes]) -> str:
+def make_home(folder: Path, *, name: str, role: Role, files: Mapping[str, bytes], secret: Secret | None = None) -> str:
     """Make ``folder``, or fill the one that is there; nothing in it is overwritten.
 
     It is built beside its place and moved there whole, so that a failure leaves nothing half made.
@@ -25,6 +27,7 @@ def make_home(folder: Path, *, name: str, role: Role, files: Mapping[str, bytes]
         role: its role.
         files: contents by file name.  The first is the configuration: for its owner's eyes alone, as it may come to hold a
             database password, and the last to be moved, so that a folder that has it has all.
+        secret: what the private keys are sealed with; without it a new key file beside the folder of keys.
 
     Returns:
         The fingerprint of the new keys.
@@ -32,7 +35,7 @@ def make_home(folder: Path, *, name: str, role: Role, files: Mapping[str, bytes]
     Raises:
         UsageError: ``init.exists``, ``config.unwritable``; those of :func:`audit.identity.create_identity`.
     """
-    entries = (*files, "keys", "partners", "state")
+    entries = (*files, *([DEFAULT_KEY_FILE] if secret is None else []), "keys", "partners", "state")
     for entry in entries:
         if (folder / entry).exists():
             raise UsageError(
@@ -45,7 +48,8 @@ def make_home(folder: Path, *, name: str, role: Role, files: Mapping[str, bytes]
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
         try:
-            identity = create_identity(staging / "keys", name=name, role=role)
+            secret = secret or new_key_file(staging / DEFAULT_KEY_FILE)
+            identity = create_identity(staging / "keys", name=name, role=role, secret=secret)
             (staging / "partners").mkdir(mode=0o755)
             (staging / "partners").chmod(0o755)  # whatever the umask: who can write here names partners
             (staging / "state").mkdir(mode=0o700)

@@ -37,6 +37,7 @@ class CoordinatorSection(Strict):
     listen: Address
     address: Address | None = None
     keys: PathText = "keys"
+    key_file: PathText | None = None
     partners: PathText = "partners"
     state: PathText = "state"
     stop_grace: Annotated[int, Field(ge=0, le=86_400)] = 10
@@ -104,6 +105,11 @@ class CoordinatorConfig(Strict):
         return self.folder / self.coordinator.keys
 
     @property
+    def key_file(self) -> Path | None:
+        """What opens the keys, where the configuration names it."""
+        return None if self.coordinator.key_file is None else self.folder / self.coordinator.key_file
+
+    @property
     def partners_folder(self) -> Path:
         """Where the partner files are."""
         return self.folder / self.coordinator.partners
@@ -148,7 +154,7 @@ class CoordinatorConfig(Strict):
         Raises:
             UsageError: see :func:`audit.identity.load_identity`; ``config.other_identity``.
         """
-        identity = load_identity(self.keys_folder)
+        identity = load_identity(self.keys_folder, key_file=self.key_file)
         if identity.name != self.name or identity.role != "coordinator":
             raise UsageError(
                 "config.other_identity",

@@ -13,7 +13,7 @@ from audit.errors import IsthmusError
 from coordinator.config import CoordinatorConfig
 from coordinator.leader import Leadership
 from coordinator.metrics import CoordinatorMetrics, CoordinatorState
-from coordinator.runner import Runner
+from coordinator.runner import CONTROL_VERSION, Runner
 from coordinator.store import Store
 from operations.config import check_exposure
 from operations.endpoint import Endpoint
@@ -46,7 +46,8 @@ class Watch:
 
     def serve_health(self, server: grpc.Server, authenticate: Callable[[grpc.ServicerContext], object]) -> None:
         """Add the standard health service to the coordinator's port."""
-        health_pb2_grpc.add_HealthServicer_to_server(PartnersHealthService(self.health, authenticate), server)
+        service = PartnersHealthService(self.health, authenticate, protocol=CONTROL_VERSION)
+        health_pb2_grpc.add_HealthServicer_to_server(service, server)
 
     def read_from(self, runner: Runner, store: Store) -> None:
         """Say where the figures of a serving coordinator are read."""

@@ -56,6 +56,7 @@ class NodeSection(Strict):
     listen: Address | None = None
     address: Address | None = None
     keys: PathText = "keys"
+    key_file: PathText | None = None
     partners: PathText = "partners"
     state: PathText = "state"
     policy: PathText = "policy.toml"
@@ -235,6 +236,11 @@ class NodeConfig(Strict):
     def keys_folder(self) -> Path:
         """Where the node's own keys are."""
         return self.folder / self.node.keys
+
+    @property
+    def key_file(self) -> Path | None:
+        """What opens the keys, where the configuration names it."""
+        return None if self.node.key_file is None else self.folder / self.node.key_file
 
     @property
     def partners_folder(self) -> Path:

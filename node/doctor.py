@@ -6,10 +6,10 @@ import errno
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 import grpc
@@ -19,6 +19,9 @@ from audit.identity import Identity
 from audit.partner import Partner
 from node.config import NodeConfig, load_config, parse_address
 from node.data.report import examine
+from node.doctor_peers import told_by
+from node.doctor_report import Check, failed
+from node.doctor_secrets import core_dumps, encryption, folders
 from node.errors import IsthmusError
 from node.identity import coordinator_of, known_partners, own_identity
 from node.policy import Policy, load_policy
@@ -33,6 +36,8 @@ EARLIEST_CLOCK = datetime(2025, 1, 1, tzinfo=UTC)
 """A clock before this is not set: the software is younger."""
 CLOCK_SLACK = timedelta(minutes=5)
 
+PATIENCE_LOW = 30
+
 Clock = Callable[[], datetime]
 
 
@@ -40,48 +45,33 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-@dataclass(frozen=True)
-class Check:
-    """One line of the result."""
-
-    name: str
-    state: Literal["ok", "warn", "fail"]
-    detail: str
-    remedy: str = ""
-    code: str = ""
-
-    def document(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
-
-
-def _failed(name: str, error: IsthmusError, *, state: Literal["warn", "fail"] = "fail") -> Check:
-    return Check(name, state, error.message, error.remedy, error.code)
-
-
 def diagnose(config_path: Path, *, clock: Clock = _utc_now) -> list[Check]:
     """Run every check that the ones before it allow.  Nothing is changed."""
     try:
         config = load_config(config_path)
     except IsthmusError as error:
-        return [_failed("configuration", error)]
+        return [failed("configuration", error)]
     checks = [Check("configuration", "ok", f"{config.path}: {config.role} {config.name}"), *_secrets_in_config(config)]
     checks += _policy(config)
     identity: Identity | None = None
     try:
         identity = own_identity(config)
         checks.append(Check("keys", "ok", f"{config.keys_folder}: readable by this user alone"))
+        checks += encryption(config)
         checks.append(_validity("certificate", identity.tls_certificate_pem, clock()))
     except IsthmusError as error:
-        checks.append(_failed("keys", error))
+        checks.append(failed("keys", error))
+    checks += folders(config)
+    checks.append(core_dumps())
     checks += _clock(config, clock())
     checks.append(_disk(config))
     checks += _retention(config)
     try:
         partners = known_partners(config)
         checks += _partners(config, partners, identity, clock())
+        checks += _links(config, partners)
     except IsthmusError as error:
-        checks.append(_failed("partners", error))
+        checks.append(failed("partners", error))
     checks.append(_listen(config, identity))
     checks += [_dataset(config, name) for name in (dataset.name for dataset in config.dataset)]
     if not config.dataset:
@@ -111,7 +101,7 @@ def _policy(config: NodeConfig) -> Iterator[Check]:
     try:
         policy = load_policy(config.policy_path)
     except IsthmusError as error:
-        yield _failed("policy", error)
+        yield failed("policy", error)
         return
     datasets = {clause.name for clause in policy.dataset} | {rule.dataset for rule in policy.auto_approve}
     unknown = sorted(datasets - {dataset.name for dataset in config.dataset})
@@ -231,9 +221,9 @@ def _partners(config: NodeConfig, partners: Mapping[str, Partner], identity: Ide
         coordinator: Partner | None = coordinator_of(config, partners)
     except IsthmusError as error:
         coordinator = None
-        yield _failed("coordinator", error)
+        yield failed("coordinator", error)
     if coordinator is not None and identity is not None:
-        yield _reach("coordinator", coordinator, identity, now, unreachable="fail")
+        yield from _reach("coordinator", coordinator, identity, now, unreachable="fail")
     others = [partner for partner in partners.values() if partner.role not in ("coordinator", config.role)]
     if not others:
         yield Check("partners", "warn", "no other party was added", "Add its file with `isthmus-node partner add FILE`.")
@@ -245,7 +235,7 @@ def _partners(config: NodeConfig, partners: Mapping[str, Partner], identity: Ide
             why = "neither it nor this node has an address" if apart else "node.toml says so"
             yield replace(validity, detail=f"{validity.detail}; {why}: frames go, sealed, through the coordinator's relay")
         elif partner.address and identity is not None:
-            yield _reach(name, partner, identity, now, unreachable="warn")
+            yield from _reach(name, partner, identity, now, unreachable="warn")
         elif apart:
             yield Check(
                 name,
@@ -258,25 +248,22 @@ def _partners(config: NodeConfig, partners: Mapping[str, Partner], identity: Ide
             yield _validity(name, partner.certificate_pem, now)
 
 
-def _reach(name: str, partner: Partner, identity: Identity, now: datetime, *, unreachable: Literal["warn", "fail"]) -> Check:
-    """Dial a partner; the certificate it presents must be the pinned one."""
+def _reach(
+    name: str, partner: Partner, identity: Identity, now: datetime, *, unreachable: Literal["warn", "fail"]
+) -> Iterator[Check]:
+    """Dial a partner: the link must really be TLS, the certificate presented the pinned one; then ask what it runs and its time."""
     validity = _validity(name, partner.certificate_pem, now)
     if validity.state == "fail":
-        return validity
-    failure = _link_failure(partner, identity)
-    if failure is not None:
-        wrong = failure.code in ("transport.wrong_certificate", "transport.not_accepted")
-        return Check(name, "fail" if wrong else unreachable, failure.message, failure.remedy, failure.code)
-    return Check(name, "ok", f"{partner.address} answers with the pinned certificate and accepts this node's; {validity.detail}")
-
-
-def _link_failure(partner: Partner, identity: Identity) -> tls.TlsError | None:
-    """Make the very link that a job would use, and say nothing over it; why it could not be made, or None."""
-    explained = tls.explain_failure(
+        yield validity
+        return
+    found = tls.explain_failure(
         partner.address, server_name=partner.name, server_certificate_pem=partner.certificate_pem, timeout=CONNECT_SECONDS
     )
-    if explained.code != "transport.not_accepted":
-        return explained
+    if found.code != "transport.not_accepted":
+        wrong = found.code in ("transport.wrong_certificate", "transport.not_tls")
+        yield Check(name, "fail" if wrong else unreachable, found.message, found.remedy, found.code)
+        return
+    # The very link that a job would use; nothing of a job is said over it.
     channel = tls.channel(
         partner.address,
         server_name=partner.name,
@@ -286,11 +273,45 @@ def _link_failure(partner: Partner, identity: Identity) -> tls.TlsError | None:
     )
     try:
         grpc.channel_ready_future(channel).result(timeout=CONNECT_SECONDS)
+        detail = f"{partner.address} speaks {_spoken(partner)} with the pinned certificate and accepts this node's"
+        yield Check(name, validity.state, f"{detail}; {validity.detail}", validity.remedy, validity.code)
+        yield from told_by(channel, name, partner, seconds=CONNECT_SECONDS)
     except grpc.FutureTimeoutError:
-        return explained
+        yield Check(name, "fail", found.message, found.remedy, found.code)
     finally:
         channel.close()
-    return None
+
+
+def _spoken(partner: Partner) -> str:
+    try:
+        return tls.probe(partner.address, server_name=partner.name, timeout=CONNECT_SECONDS)[1].replace("TLSv", "TLS ")
+    except tls.TlsError:
+        return "TLS"
+
+
+def _links(config: NodeConfig, partners: Mapping[str, Partner]) -> Iterator[Check]:
+    """Whether what configuration and policy say of links can be meant so."""
+    strangers = sorted(set(config.relay.always_with) - {name for name, found in partners.items() if found.role != "coordinator"})
+    if strangers:
+        yield Check(
+            "relay",
+            "warn",
+            f"relay.always_with names nodes of which no partner file is here: {', '.join(strangers)}",
+            "Correct the name, or add the node's file with `isthmus-node partner add FILE`.",
+            "partner.unknown",
+        )
+    try:
+        patience = load_policy(config.policy_path).links.patience
+    except IsthmusError:
+        return  # the check of the policy tells
+    if patience < PATIENCE_LOW:
+        yield Check(
+            "links",
+            "warn",
+            f"a step waits {patience} seconds for a partner that is away: less than its restart takes",
+            f"Set links.patience in {config.policy_path.name} to some minutes (600 when left out).",
+            "policy.patience",
+        )
 
 
 def _listen(config: NodeConfig, identity: Identity | None) -> Check:

@@ -16,7 +16,7 @@ def own_identity(config: NodeConfig) -> Identity:
     Raises:
         UsageError: ``identity.mismatch``, and those of :func:`audit.identity.load_identity`.
     """
-    identity = load_identity(config.keys_folder)
+    identity = load_identity(config.keys_folder, key_file=config.key_file)
     if (identity.name, identity.role) != (config.name, config.role):
         raise UsageError(
             "identity.mismatch",

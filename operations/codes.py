@@ -12,7 +12,8 @@ UNKNOWN = "peer.unknown_code"
 _BY_AREA = """
 approval: invalid malformed other_job other_party other_peer
 audit: bad_checkpoint bad_key bad_note bad_signature key_name key_seed not_cosigned not_signed wrong_origin
-config: invalid missing_file missing_key not_toml other_identity readable_by_others unknown_key unreadable unwritable
+config: invalid missing_file missing_key not_toml other_identity permissions readable_by_others unknown_key unreadable
+    unwritable
 control: bad_field no_hello not_an_operator party_mismatch protocol_version superseded unexpected unknown_job
 coordinator: ambiguous_job bad_report cancelled folder_in_use illegal_transition job_exists node_lost not_leader
     other_coordinator rejected reports_differ stopping undisclosed_metrics unknown_job unknown_party wrong_role
@@ -26,7 +27,8 @@ drbg: bound reused seed
 engine: kind worker_died workers
 file: unwritable
 health: not_served path_too_long unknown_service
-identity: exists invalid mismatch missing permissions unwritable
+identity: exists invalid key_beside_keys key_file locked mismatch missing not_sealed permissions unwritable weak_passphrase
+    wrong_secret
 internal: error
 job: ambiguous attempt_reused directive_changed ended illegal_end illegal_transition interrupted no_model not_approved
     not_waiting rejected_here spec_mismatch step_order superseded too_many_attempts unknown unknown_step who
@@ -37,17 +39,17 @@ log: altered broken clock closed entry_malformed entry_too_large field forked in
 lookup: batch index_range indices rows table_shape wrong_count wrong_length wrong_position
 merkle: consistency inclusion range
 metrics: bad_address not_loopback port_in_use
-node: disk_full stopping
+node: core_dumps disk_full stopping
 optimizer: bad_base_rate bad_inner_products
 ot: bad_reply entries rows session_range session_reused stored_keys width
 packing: plaintext_range slot_range
 paillier: ciphertext_length ciphertext_not_unit ciphertext_range key_bits key_even key_h_s key_is_own key_primes key_size
     key_small_factor key_square lengths plaintext_range
-partner: duplicate invalid no_coordinator own_name role unreadable
-peer: unknown_code
+partner: duplicate invalid no_coordinator own_name role unknown unreadable
+peer: unknown_code version_unknown
 policy: bands coordinator coordinator_unknown dataset_not_offered dataset_partner dataset_unknown disclose_coordinator
     disclose_feature_holder feature_is_label feature_not_offered features_max key_too_short label_kind label_not_offered
-    minimum_intersection normalise not_a_party own_role partner_not_allowed partner_role partner_unknown rounds
+    minimum_intersection normalise not_a_party own_role partner_not_allowed partner_role partner_unknown patience rounds
 products: entry_bits entry_range shape shifts
 protocol: malformed_message not_reduced unexpected_message wrong_count wrong_length wrong_position
 psi: batch_size duplicate_identifier empty_set identifier_not_text less_than_declared low_order_point more_than_declared
@@ -58,7 +60,7 @@ relay: absent bad_key bad_seal busy disabled ended exhausted expired left malfor
 scoring: bad_aggregates bad_band one_class
 seed: unreadable
 spec: empty invalid not_a_number not_a_party not_canonical too_large
-state: in_use object_array unreadable unwritable write_failed
+state: in_use object_array permissions unreadable unwritable write_failed
 store: backup_failed bad_url in_use newer_schema no_database no_driver other_owner read_failed unusable write_failed
 training: bad_directive base_rate directives_differ label_missing no_mask_left one_class preconditioner_range rows_differ
     too_many_columns weight_range

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent import futures
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ LIVE_SECONDS = 60.0
 DISK_FREE_BYTES = 64 * 2**20
 """Below it no step is begun in good conscience: log, results and database need to be written."""
 ASK_SECONDS = 5.0
+VERSION_KEY, PROTOCOL_KEY, TIME_KEY = "isthmus-version", "isthmus-protocol", "isthmus-time"
+"""Metadata for partners: a version, a number, seconds since 1970."""
 READINESS, LIVENESS, STOPPING = "readiness", "liveness", "stopping"
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -121,12 +124,16 @@ class PartnersHealthService(health_pb2_grpc.HealthServicer):
 
     ``Watch`` is not implemented there, as the protocol allows: a partner's open streams would take the place of nodes' streams.
 
+    With each answer it tells, as metadata, its version, the version of its wire protocol and its clock: so ``doctor`` finds what
+    does not fit before a job does.
+
     Args:
         authenticate: raises for a caller whose certificate is not pinned.
+        protocol: the version of the wire protocol that this port speaks.
     """
 
-    def __init__(self, state: Health, authenticate: Callable[[grpc.ServicerContext], object]) -> None:
-        self._state, self._authenticate = state, authenticate
+    def __init__(self, state: Health, authenticate: Callable[[grpc.ServicerContext], object], *, protocol: int) -> None:
+        self._state, self._authenticate, self._protocol = state, authenticate, protocol
 
     def Check(self, request: Any, context: grpc.ServicerContext) -> Any:
         """See grpc.health.v1."""
@@ -135,6 +142,8 @@ class PartnersHealthService(health_pb2_grpc.HealthServicer):
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller hears a code
             code = str(getattr(error, "code", "internal.error"))
             context.abort(grpc.StatusCode.UNAUTHENTICATED, code)
+        told = (VERSION_KEY, version("isthmus")), (PROTOCOL_KEY, str(self._protocol)), (TIME_KEY, f"{time.time():.3f}")
+        context.send_initial_metadata(told)
         status = self._state.statuses().get(request.service)
         if status is None:
             context.abort(grpc.StatusCode.NOT_FOUND, "health.unknown_service")

@@ -157,6 +157,15 @@ def probe_certificate(address: str, *, server_name: str, timeout: float = PROBE_
     Raises:
         TlsError: ``transport.bad_address``, ``transport.unreachable``, ``transport.not_tls``.
     """
+    return probe(address, server_name=server_name, timeout=timeout)[0]
+
+
+def probe(address: str, *, server_name: str, timeout: float = PROBE_TIMEOUT) -> tuple[bytes, str]:
+    """The DER certificate that a server presents, and the version of TLS it agreed to, for example ``TLSv1.3``.
+
+    Raises:
+        TlsError: as :func:`probe_certificate`.
+    """
     host, port = split_address(address)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -166,7 +175,7 @@ def probe_certificate(address: str, *, server_name: str, timeout: float = PROBE_
         with socket.create_connection((host, port), timeout=timeout) as plain:
             try:
                 with context.wrap_socket(plain, server_hostname=host_name(server_name)) as link:
-                    der = link.getpeercert(binary_form=True)
+                    der, spoken = link.getpeercert(binary_form=True), link.version()
             except (ssl.SSLError, OSError) as error:
                 raise TlsError(
                     "transport.not_tls",
@@ -181,7 +190,7 @@ def probe_certificate(address: str, *, server_name: str, timeout: float = PROBE_
         ) from None
     if der is None:
         raise TlsError("transport.not_tls", f"{address} speaks TLS but presents no certificate.")
-    return der
+    return der, spoken or ""
 
 
 def explain_failure(address: str, *, server_name: str, server_certificate_pem: bytes, timeout: float = PROBE_TIMEOUT) -> TlsError:

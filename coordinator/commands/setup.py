@@ -1,8 +1,9 @@
-"""Commands that set a coordinator up and run it: ``init``, ``partner export``, ``partner add``, ``serve``, ``health``."""
+"""Commands that set a coordinator up and run it: ``init``, ``partner export``, ``partner add``, ``keys``, ``serve``, ``health``."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from audit import partner_commands
 from audit.console import emit
 from audit.home import make_home
 from audit.partner import PARTNER_SUFFIX, Partner
+from audit.secret_commands import Keys, chosen_at_init, secret_options
 from audit.strict_toml import first_error
 from coordinator.commands import CoordinatorContext, json_option, pass_context
 from coordinator.config import CoordinatorConfig, CoordinatorSection
@@ -35,7 +37,8 @@ _TOML = """\
 name = "{name}"
 listen = "{listen}"
 address = "{address}"          # how the nodes reach it
-keys = "keys"                  # relative to this file
+keys = "keys"                  # private keys, encrypted; relative to this file
+{key_file}
 partners = "partners"
 state = "state"                # SQLite database; the log in state/log
 
@@ -51,9 +54,12 @@ detach_grace = 30              # seconds a node may be away during a step before
 """
 
 
+_KEY_FILE = '# key_file = "secret.key"      # what opens the keys, unless a passphrase does; absent: secret.key beside keys'
+
+
 def register(group: click.Group) -> None:
     """Add the commands of this module to the group."""
-    for command in (init, partner, serve, health):
+    for command in (init, partner, keys, serve, health):
         group.add_command(command)
 
 
@@ -62,10 +68,22 @@ def register(group: click.Group) -> None:
 @click.option("--name", default="coordinator", show_default=True, help="Its name: lower case, digits, hyphens.")
 @click.option("--listen", required=True, metavar="HOST:PORT", help="Where it listens for nodes and for its operators' commands.")
 @click.option("--address", metavar="HOST:PORT", help="How the nodes reach it, when that differs from --listen.")
+@secret_options
 @json_option
 @pass_context
-def init(context: CoordinatorContext, folder: Path, name: str, listen: str, address: str | None) -> None:
+def init(
+    context: CoordinatorContext,
+    folder: Path,
+    name: str,
+    listen: str,
+    address: str | None,
+    key_file: Path | None,
+    passphrase: bool,
+) -> None:
     """Make a coordinator's FOLDER: keys and configuration.  Nothing that is there is overwritten.
+
+    The private keys are encrypted: with `secret.key`, made in FOLDER beside the folder of keys, unless --key-file names another
+    place or --passphrase is given.
 
     \b
     Example:
@@ -75,8 +93,11 @@ def init(context: CoordinatorContext, folder: Path, name: str, listen: str, addr
         section = CoordinatorSection.model_validate({"name": name, "listen": listen, "address": address or listen})
     except ValidationError as error:
         raise first_error(error, CoordinatorSection, "The new coordinator") from None
-    text = _TOML.format(name=section.name, listen=section.listen, address=section.address)
-    fingerprint = make_home(folder, name=section.name, role="coordinator", files={"coordinator.toml": text.encode()})
+    secret = chosen_at_init(key_file, passphrase)
+    opens = _KEY_FILE if key_file is None else f"key_file = {json.dumps(str(key_file.absolute()))}"
+    text = _TOML.format(name=section.name, listen=section.listen, address=section.address, key_file=opens)
+    files = {"coordinator.toml": text.encode()}
+    fingerprint = make_home(folder, name=section.name, role="coordinator", files=files, secret=secret)
 
     def human(console: Console) -> None:
         console.print(f"The coordinator {name} is ready in {folder}.")
@@ -155,6 +176,49 @@ def _check_partner(config: CoordinatorConfig, found: Partner) -> None:
             f"{found.name!r} is a coordinator; jobs join a bank and a platform.",
             remedy="Ask the bank and the platform for the files that `isthmus-node partner export` writes.",
         )
+
+
+@click.group(short_help="Encrypt the private keys, or change what opens them.")
+def keys() -> None:
+    """Encrypt the private keys, or change what opens them.  The keys stay the same, and so does the fingerprint.
+
+    \b
+    Example:
+      isthmus-coordinator keys encrypt
+      isthmus-coordinator keys rewrap --key-file /mnt/keys/coordinator.key
+    """
+
+
+@keys.command("encrypt")
+@secret_options
+@json_option
+@pass_context
+def keys_encrypt(context: CoordinatorContext, key_file: Path | None, passphrase: bool) -> None:
+    """Encrypt private keys that an older version left in clear: with the configured key file unless told otherwise.
+
+    \b
+    Example:
+      isthmus-coordinator keys encrypt
+    """
+    _keys(context.config()).encrypt(key_file=key_file, passphrase=passphrase, as_json=context.as_json)
+
+
+@keys.command("rewrap")
+@secret_options
+@json_option
+@pass_context
+def keys_rewrap(context: CoordinatorContext, key_file: Path | None, passphrase: bool) -> None:
+    """Put the private keys under another passphrase or key file.  A serving coordinator may stay up.
+
+    \b
+    Example:
+      isthmus-coordinator keys rewrap --passphrase
+    """
+    _keys(context.config()).rewrap(key_file=key_file, passphrase=passphrase, as_json=context.as_json)
+
+
+def _keys(config: CoordinatorConfig) -> Keys:
+    return Keys(config.keys_folder, config.key_file, config._path.name)
 
 
 @click.command()

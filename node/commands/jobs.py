@@ -22,7 +22,7 @@ from node.commands import NodeContext, json_option, pass_node
 from node.commands.wording import describe_spec, will_disclose
 from node.config import NodeConfig
 from node.errors import IsthmusError, UsageError
-from node.identity import known_partners
+from node.identity import known_partners, own_identity
 from node.policy import check_spec, load_policy
 from node.runtime.files import texts_from_arrays
 from node.runtime.store import JobRow, Store, is_served
@@ -38,8 +38,8 @@ def register(group: click.Group) -> None:
 
 
 @contextlib.contextmanager
-def _store(config: NodeConfig) -> Iterator[Store]:
-    store = Store(config.state_folder)
+def _store(config: NodeConfig, state_key: bytes | None = None) -> Iterator[Store]:
+    store = Store(config.state_folder, state_key)
     try:
         yield store
     finally:
@@ -344,7 +344,7 @@ def model(node: NodeContext, job: str, output: Path | None, members: Path | None
       isthmus-node model 3fa2c1 --output model.json --members shared.csv
     """
     config = node.config()
-    with _store(config) as store:
+    with _store(config, None if members is None else own_identity(config).state_key) as store:
         row = store.resolve(job)
         files = store.files(row.job)
         if not files.has("model.json"):

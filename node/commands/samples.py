@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 NODE_TOML = """\
 # Configuration of an isthmus node.  Relative paths start at this file's folder.  Unknown keys are refused.
 
@@ -10,7 +13,8 @@ name = "{name}"
 role = "{role}"                   # "bank" or "platform"
 {listen}
 {address}
-keys = "keys"                     # this node's private keys: readable by its user alone
+keys = "keys"                     # this node's private keys, encrypted: readable by its user alone
+{key_file}
 partners = "partners"             # *.partner.json, written by `isthmus-node partner add FILE`
 state = "state"                   # database, job files and the audit log
 policy = "policy.toml"
@@ -61,6 +65,10 @@ workers = 1
 LISTEN_SAMPLE = '# listen = "127.0.0.1:7443"     # absent: this node dials out only and opens no port'
 ADDRESS_SAMPLE = '# address = "bank.example:7443" # how partners reach this node; absent: they cannot dial it'
 
+KEY_FILE_SAMPLE = (
+    '# key_file = "secret.key"         # what opens the keys, unless a passphrase does; absent: secret.key beside keys'
+)
+
 POLICY_TOML = """\
 # What jobs may ask of this node.  A job that breaks a clause is refused before anyone is asked; one that keeps them all still
 # waits for `isthmus-node approve JOB`, unless an [[auto_approve]] rule at the end matches.  A clause left out has its strictest
@@ -102,11 +110,12 @@ days = 90                         # kept so long after its end; or keep = "alway
 """
 
 
-def node_toml(*, name: str, role: str, listen: str | None, address: str | None) -> str:
+def node_toml(*, name: str, role: str, listen: str | None, address: str | None, key_file: Path | None = None) -> str:
     """The configuration of a new node; the arguments were validated before."""
     return NODE_TOML.format(
         name=name,
         role=role,
         listen=LISTEN_SAMPLE if listen is None else f'listen = "{listen}"',
         address=ADDRESS_SAMPLE if address is None else f'address = "{address}"',
+        key_file=KEY_FILE_SAMPLE if key_file is None else f"key_file = {json.dumps(str(key_file.absolute()))}",
     )

@@ -1,4 +1,4 @@
-"""Commands that set a node up: ``init``, ``partner export``, ``partner add``, ``datasets``, ``doctor``."""
+"""Commands that set a node up: ``init``, ``partner export``, ``partner add``, ``keys``, ``datasets``, ``doctor``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from audit import partner_commands
 from audit.console import emit
 from audit.home import make_home
 from audit.partner import PARTNER_SUFFIX, Partner
+from audit.secret_commands import Keys, chosen_at_init, secret_options
 from audit.spec import explain
 from node.commands import NodeContext, json_option, pass_node
 from node.commands.samples import POLICY_TOML, node_toml
@@ -26,7 +27,7 @@ _WILDCARDS = ("0.0.0.0:", "[::]:")
 
 def register(group: click.Group) -> None:
     """Add the commands of this module to the group."""
-    for command in (init, partner, datasets, doctor):
+    for command in (init, partner, keys, datasets, doctor):
         group.add_command(command)
 
 
@@ -39,17 +40,29 @@ def register(group: click.Group) -> None:
 @click.option("--role", required=True, type=click.Choice(["bank", "platform"]), help="Which of the two parties it is.")
 @click.option("--listen", metavar="HOST:PORT", help="Where it listens for its partner.  Without it the node dials out only.")
 @click.option("--address", metavar="HOST:PORT", help="How its partner reaches it; as --listen unless that is a wildcard.")
+@secret_options
 @json_option
 @pass_node
-def init(node: NodeContext, folder: Path, name: str, role: str, listen: str | None, address: str | None) -> None:
+def init(
+    node: NodeContext,
+    folder: Path,
+    name: str,
+    role: str,
+    listen: str | None,
+    address: str | None,
+    key_file: Path | None,
+    passphrase: bool,
+) -> None:
     """Make a node's FOLDER: keys, configuration, policy.
 
-    Nothing that is there is overwritten.
+    Nothing that is there is overwritten.  The private keys are encrypted: with `secret.key`, made in FOLDER beside the folder of
+    keys, unless --key-file names another place or --passphrase is given.
 
     \b
     Example:
       isthmus-node init bank --name bank --role bank
       isthmus-node init shop --name shop --role platform --listen 0.0.0.0:7443 --address node.shop.example:7443
+      isthmus-node init bank --name bank --role bank --key-file /mnt/keys/bank.key
     """
     if address is None and listen is not None and not listen.startswith(_WILDCARDS):
         address = listen
@@ -61,9 +74,10 @@ def init(node: NodeContext, folder: Path, name: str, role: str, listen: str | No
             f"A node cannot be made so: {explain(error)}.",
             remedy="Correct the option; see `isthmus-node init --help`.",
         ) from None
-    configuration = node_toml(name=name, role=role, listen=listen, address=address)
+    secret = chosen_at_init(key_file, passphrase)
+    configuration = node_toml(name=name, role=role, listen=listen, address=address, key_file=key_file)
     files = {"node.toml": configuration.encode(), "policy.toml": POLICY_TOML.encode()}
-    fingerprint = make_home(folder, name=name, role=section.role, files=files)
+    fingerprint = make_home(folder, name=name, role=section.role, files=files, secret=secret)
 
     def human(console: Console) -> None:
         console.print(f"The {role} node {name} is ready in {folder}.")
@@ -148,6 +162,53 @@ def _check_partner(config: NodeConfig, found: Partner) -> None:
             f"{found.name!r} is a {found.role} and so is this node: a job joins a bank and a platform.",
             remedy="Ask for the file of the other kind of party, or of the coordinator.",
         )
+
+
+# --- keys -------------------------------------------------------------------------------------------------------------------------
+
+
+@click.group(short_help="Encrypt the private keys, or change what opens them.")
+def keys() -> None:
+    """Encrypt the private keys, or change what opens them.  The keys stay the same, and so does the fingerprint.
+
+    \b
+    Example:
+      isthmus-node keys encrypt
+      isthmus-node keys rewrap --key-file /mnt/keys/bank.key
+    """
+
+
+@keys.command("encrypt")
+@secret_options
+@json_option
+@pass_node
+def keys_encrypt(node: NodeContext, key_file: Path | None, passphrase: bool) -> None:
+    """Encrypt private keys that an older version left in clear: with the configured key file unless told otherwise.
+
+    \b
+    Example:
+      isthmus-node keys encrypt
+      isthmus-node keys encrypt --passphrase
+    """
+    _keys(node.config()).encrypt(key_file=key_file, passphrase=passphrase, as_json=node.as_json)
+
+
+@keys.command("rewrap")
+@secret_options
+@json_option
+@pass_node
+def keys_rewrap(node: NodeContext, key_file: Path | None, passphrase: bool) -> None:
+    """Put the private keys under another passphrase or key file.  A serving node may stay up.
+
+    \b
+    Example:
+      isthmus-node keys rewrap --passphrase
+    """
+    _keys(node.config()).rewrap(key_file=key_file, passphrase=passphrase, as_json=node.as_json)
+
+
+def _keys(config: NodeConfig) -> Keys:
+    return Keys(config.keys_folder, config.key_file, config.path.name)
 
 
 # --- data sets and health ---------------------------------------------------------------------------------------------------------

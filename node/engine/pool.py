@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
+from audit.hardening import forbid_core_dumps
 from node.errors import IsthmusError, UsageError
 
 T = TypeVar("T")
@@ -25,7 +26,11 @@ CLOSE_SECONDS = 3.0
 
 
 def _start_worker(pool: Connection) -> None:
-    """Leave Ctrl-C to the parent, which stops its workers; never outlive a parent that was killed, nor a pool that is over."""
+    """Leave Ctrl-C to the parent, which stops its workers; never outlive a parent that was killed, nor a pool that is over.
+
+    Workers see private keys of Paillier, so they leave no core file either.
+    """
+    forbid_core_dumps()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave, args=(pool,), daemon=True).start()
     parent = multiprocessing.parent_process()

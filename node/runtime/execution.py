@@ -168,7 +168,7 @@ class Execution:
             lookup_range=repr(self._start.lookup_range),
         )
         parts.observer.step_started(labels)
-        seed = open_seed(parts.store.files(labels.job), job=labels.job, tls_key_pem=parts.identity.tls_key_pem)
+        seed = open_seed(parts.store.files(labels.job), job=labels.job, identity=parts.identity)
         self._pin_directive()
         journal = self._connect()
         context = self._context(seed)

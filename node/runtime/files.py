@@ -13,15 +13,20 @@ from numpy.typing import NDArray
 
 from audit.record import sync_folder
 from node.errors import DataError, UsageError
+from node.runtime.sealed_files import MAGIC, open_file, seal_file
 
 _PARTIAL = ".partial"
 
 
 class JobFiles:
-    """The files of one job."""
+    """The files of one job.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        key: 32 bytes under which files of arrays are sealed; without it they rest in clear.
+    """
+
+    def __init__(self, folder: Path, key: bytes | None = None) -> None:
+        self.folder, self._key = folder, key
 
     def has(self, name: str) -> bool:
         """Whether the file is there."""
@@ -76,7 +81,8 @@ class JobFiles:
                 raise DataError("state.object_array", f"The array {key!r} of {name} holds Python objects, which are not stored.")
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **dict(arrays))
-        self.write(name, buffer.getvalue())
+        data = buffer.getvalue()
+        self.write(name, data if self._key is None else seal_file(self._key, name, data))
 
     def read_arrays(self, name: str) -> dict[str, NDArray]:
         """Arrays of an ``.npz``; never unpickles.
@@ -86,13 +92,15 @@ class JobFiles:
         """
         data = self.read(name)
         try:
+            if data.startswith(MAGIC):
+                data = open_file(self._key or b"", name, data)
             with np.load(io.BytesIO(data), allow_pickle=False) as archive:
                 return {key: archive[key] for key in archive.files}
         except (ValueError, EOFError, KeyError, zipfile.BadZipFile):
             raise DataError(
                 "state.unreadable",
-                f"The file {self.folder / name} is damaged.",
-                remedy="Restore it from a backup, or submit the job again.",
+                f"The file {self.folder / name} is damaged, or sealed under another key.",
+                remedy="Restore it, or the keys the node had when it was written, from a backup; or submit the job again.",
             ) from None
 
 

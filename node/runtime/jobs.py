@@ -286,7 +286,7 @@ class Jobs:
             own = SignedDecision(statement.decode(), parts.identity.log_key.sign(statement).hex())
             if decision == "approve":
                 check_spec(spec, config=parts.config, policy=parts.policy, partners=parts.partners)
-                seed = draw_seed(parts.store.files(job), job=job, tls_key_pem=parts.identity.tls_key_pem)
+                seed = draw_seed(parts.store.files(job), job=job, identity=parts.identity)
                 parts.log.append("commitment", job=job, what="seed", sha256=seed.commitment)
             self._log_approval(job, own)
             parts.store.put_decision(job, name, own)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -101,7 +102,7 @@ class NodePremises:
                 engine=self._engine,
                 bounds=self._bounds,
                 files=files,
-                scratch=JobFiles(Path(scratch)),
+                scratch=JobFiles(Path(scratch), os.urandom(32)),  # what a crash leaves opens nowhere
             )
 
     def close(self) -> None:
@@ -141,7 +142,7 @@ class NodeJob:
         if not self.files.has(SEED_FILE):
             raise ReplayMissing("The job's seed was not kept: without it nothing can be reproduced.")
         try:
-            return open_seed(self.files, job=self.job, tls_key_pem=self.identity.tls_key_pem)
+            return open_seed(self.files, job=self.job, identity=self.identity)
         except DataError as error:
             raise ReplayMissing(error.message) from None
 

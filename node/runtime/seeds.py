@@ -1,13 +1,14 @@
 """The job's seed: 32 bytes from the operating system, committed in the log, sealed on disk under the node's key.
 
-The sealing key is HKDF-SHA256 (RFC 5869) of the node's TLS private key; the file is AES-256-GCM (NIST SP 800-38D) over salt
-and seed, bound to
-the job.  The commitment is SHA-256("isthmus seed v1" | salt | seed): the salt keeps it from being searched, and both are shown to
-an auditor on the node's premises alone.
+The sealing key comes from the root that the operator's passphrase or key file opens (audit/sealed.py); where keys rest in clear,
+and in files from before they were sealed, it is HKDF-SHA256 (RFC 5869) of the node's TLS private key.  The file is AES-256-GCM
+(NIST SP 800-38D) over salt and seed, bound to the job.  The commitment is SHA-256("isthmus seed v1" | salt | seed): the salt keeps
+it from being searched, and both are shown to an auditor on the node's premises alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
+from audit.identity import Identity
+from audit.sealed import derive
 from node.crypto.drbg import SEED_BYTES
 from node.errors import DataError
 from node.runtime.files import JobFiles
@@ -41,33 +44,36 @@ class Seed:
         return hashlib.sha256(_DOMAIN + self.salt + self.value).hexdigest()
 
 
-def _sealing_key(tls_key_pem: bytes) -> AESGCM:
-    key = load_pem_private_key(tls_key_pem, password=None)
-    material = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-    return AESGCM(HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=_DOMAIN + b" sealing").derive(material))
+def _sealing_keys(identity: Identity) -> list[AESGCM]:
+    """What seeds are sealed under: the first of these now, any of them before."""
+    pair = load_pem_private_key(identity.tls_key_pem, password=None)
+    material = pair.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    own = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=_DOMAIN + b" sealing").derive(material)
+    keys = [own] if identity.state_key is None else [derive(identity.state_key, "seeds"), own]
+    return [AESGCM(key) for key in keys]
 
 
-def draw_seed(files: JobFiles, *, job: str, tls_key_pem: bytes) -> Seed:
+def draw_seed(files: JobFiles, *, job: str, identity: Identity) -> Seed:
     """Draw and seal the seed of a job; the one that is there already is kept."""
     if files.has(SEED_FILE):
-        return open_seed(files, job=job, tls_key_pem=tls_key_pem)
+        return open_seed(files, job=job, identity=identity)
     seed = Seed(value=os.urandom(SEED_BYTES), salt=os.urandom(_SALT_BYTES))
     nonce = os.urandom(_NONCE_BYTES)
-    files.write(SEED_FILE, nonce + _sealing_key(tls_key_pem).encrypt(nonce, seed.salt + seed.value, job.encode()))
+    files.write(SEED_FILE, nonce + _sealing_keys(identity)[0].encrypt(nonce, seed.salt + seed.value, job.encode()))
     return seed
 
 
-def open_seed(files: JobFiles, *, job: str, tls_key_pem: bytes) -> Seed:
+def open_seed(files: JobFiles, *, job: str, identity: Identity) -> Seed:
     """The sealed seed of a job.
 
     Raises:
         DataError: ``seed.unreadable`` when it was sealed under another key or for another job, or is damaged.
     """
-    data = files.read(SEED_FILE)
-    try:
-        opened = _sealing_key(tls_key_pem).decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], job.encode())
-    except (InvalidTag, ValueError):
-        opened = b""
+    data, opened = files.read(SEED_FILE), b""
+    for key in _sealing_keys(identity):
+        with contextlib.suppress(InvalidTag, ValueError):
+            opened = key.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], job.encode())
+            break
     if len(opened) != _SALT_BYTES + SEED_BYTES:
         raise DataError(
             "seed.unreadable",

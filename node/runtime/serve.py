@@ -250,7 +250,7 @@ def serve(
     notify = watch.notify
     with contextlib.ExitStack() as stack:
         stack.enter_context(state_lock(config.state_folder))
-        store = Store(config.state_folder)
+        store = Store(config.state_folder, identity.state_key)
         stack.callback(store.close)
         log = open_log(config, identity, policy)
         stack.callback(log.close)

@@ -4,7 +4,9 @@
     jobs/<hash>/           seed.sealed, directive-<step>-<round>.json, <result>.npz, model.json, metrics.json, disclosures.json
     jobs/<hash>/kept/      what a replay needs, where the policy says so (``node.runtime.kept``)
 
-Every file is written whole or not at all: to a temporary name, to disk, then renamed.  Files are readable by their owner alone.
+Every file is written whole or not at all: to a temporary name, to disk, then renamed.  Files are readable by their owner alone;
+those of arrays, with keys, masks, shares and who is shared, are sealed where the node's own keys are
+(``node.runtime.sealed_files``).
 Two processes use the database: the serving node, and the command line of the person who approves; SQLite's own locks keep them
 apart.
 """
@@ -19,6 +21,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from audit.sealed import derive
 from node.errors import DataError, UsageError
 from node.runtime.disclosures import Disclosure
 from node.runtime.files import JobFiles
@@ -154,10 +157,15 @@ def is_served(folder: Path) -> bool:
 
 
 class Store:
-    """The database and the job folders of one node.  Thread-safe."""
+    """The database and the job folders of one node.  Thread-safe.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        state_key: what secrets of jobs are sealed under (:attr:`audit.identity.Identity.state_key`); without it what is sealed
+            does not open, and what is written rests in clear.
+    """
+
+    def __init__(self, folder: Path, state_key: bytes | None = None) -> None:
+        self.folder, self._state_key = folder, state_key
         try:
             (folder / "jobs").mkdir(parents=True, exist_ok=True, mode=0o700)
             path = folder / "state.db"
@@ -366,7 +374,7 @@ class Store:
 
     def files(self, job: str) -> JobFiles:
         """The folder of a job; made when first written to."""
-        return JobFiles(self.folder / "jobs" / job)
+        return JobFiles(self.folder / "jobs" / job, None if self._state_key is None else derive(self._state_key, f"files of {job}"))
 
 
 def _on_connect(connection: Any, _: Any) -> None:

@@ -13,6 +13,7 @@ from node.config import NodeConfig
 from node.errors import IsthmusError
 from node.runtime.metrics import NodeMetrics, NodeState
 from node.transport.control import ControlClient
+from node.transport.opening import PROTOCOL_VERSION
 from operations.config import check_exposure
 from operations.endpoint import Endpoint
 from operations.health import Check, Health, LocalHealth, PartnersHealthService, disk_free, log_writable
@@ -83,7 +84,7 @@ class Watch:
 
     def serve_health(self, server: grpc.Server, pinned: Mapping[str, bytes]) -> None:
         """Add the standard health service to the listener for partners; they alone may ask."""
-        service = PartnersHealthService(self.health, lambda context: tls.authenticate(context, pinned))
+        service = PartnersHealthService(self.health, lambda context: tls.authenticate(context, pinned), protocol=PROTOCOL_VERSION)
         health_pb2_grpc.add_HealthServicer_to_server(service, server)
 
     def beat(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
@@ -16,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
 import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
 from audit.identity import create_identity, load_identity
+from audit.sealed import derive
 from coordinator.client import connect
 from coordinator.config import load_config as load_coordinator
 from coordinator.demo.datasets import open_user_files
@@ -31,6 +32,8 @@ from coordinator.demo.processes import command_line
 from coordinator.submit import build_spec
 from node.cli import main as node_command
 from node.config import load_config as load_node
+from node.runtime.files import JobFiles
+from node.runtime.sealed_files import MAGIC
 from protos import tls
 from tests.integration.test_blindness import CATEGORY_CANARY, IDENTIFIER_CANARY, NUMBER_CANARY, SHARED, _write_files
 from tests.nodes import free_port
@@ -155,6 +158,17 @@ class Watched:
     ends: dict[str, tuple[int, float]]
     ready: dict[str, str]
     prepared: dict[str, list[bytes]]
+    arguments: list[bytes]
+    doctor: list[dict[str, str]]
+
+
+def seen_of_processes() -> list[bytes]:
+    """Arguments of every process on this machine, and the variables of those that let this user read them."""
+    found = []
+    for path in (*Path("/proc").glob("[0-9]*/cmdline"), *Path("/proc").glob("[0-9]*/environ")):
+        with contextlib.suppress(OSError):  # it ended, or is another's
+            found.append(path.read_bytes())
+    return found
 
 
 class Prepared(threading.Thread):
@@ -171,8 +185,11 @@ class Prepared(threading.Thread):
             for name in ("bank", "platform"):
                 for path in self.layout.home(name).glob("state/jobs/*/prepared.npz"):
                     if name not in self.found:
-                        with np.load(path, allow_pickle=False) as arrays:
-                            self.found[name] = [arrays[key].tobytes() for key in arrays.files]
+                        assert path.read_bytes().startswith(MAGIC), "sealed on disk"
+                        key = load_identity(self.layout.home(name) / "keys").state_key
+                        files = JobFiles(path.parent, derive(key or b"", f"files of {path.parent.name}"))
+                        arrays = files.read_arrays(path.name)
+                        self.found[name] = [array.tobytes() for array in arrays.values()]
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +201,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
         assert made.ended(job) == ("finished", "")
         prepared.over.set()
         failed = made.ended(made.submit(align={"minimum": SHARED + 1}))
+        arguments = seen_of_processes()
+        doctor = made.layout.run("bank", "doctor", accept=(0, 1))["checks"]
         health = {name: made.health(name) for name in NAMES}
         ready = {name: made.get(name, "/readyz") for name in NAMES}
         over_tls = {who: check_over_tls(made, who, folder) for who in ("platform", "coordinator", "stranger")}
@@ -196,7 +215,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
             made.processes[name].send_signal(signal.SIGTERM)
             ends[name] = (made.processes[name].wait(30), time.monotonic() - started)
         after = {name: made.health(name) for name in NAMES}
-    return Watched(made, job, failed, figures, health, over_tls, after, ends, ready, prepared.found)
+    return Watched(made, job, failed, figures, health, over_tls, after, ends, ready, prepared.found, arguments, doctor)
 
 
 def check_over_tls(made: Running, who: str, folder: Path) -> str:
@@ -241,6 +260,33 @@ def test_every_line_is_json_with_known_fields(watched: Watched) -> None:
     assert any(line["level"] == "debug" for line in bank), "what was searched below is all that can be logged"
 
 
+def test_doctor_looks_at_the_real_thing(watched: Watched) -> None:
+    checks = {check["name"]: check for check in watched.doctor}
+    for name in ("keys", "encryption", "permissions", "core dumps", "coordinator", "partner platform"):
+        assert checks[name]["state"] == "ok", checks[name]
+    for name in ("coordinator", "partner platform"):
+        assert "TLS 1.3 with the pinned certificate" in checks[name]["detail"]
+        assert checks[f"{name} version"]["state"] == "ok"
+        assert checks[f"{name} clock"]["state"] == "ok"
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs Linux's /proc")
+def test_no_process_argument_holds_a_key(watched: Watched) -> None:
+    layout = watched.running.layout
+    seen = b"\n".join(watched.arguments)
+    for name in NAMES:
+        assert str(layout.config(name)).encode() in seen, "the serving processes are among those looked at"
+        own = load_identity(layout.home(name) / "keys")
+        encoded = [
+            *(line for line in own.tls_key_pem.splitlines() if len(line) > 30),
+            own.log_key.private_text().split("+", 4)[4].encode(),
+        ]
+        raw = [(layout.home(name) / "secret.key").read_bytes(), own.state_key or b""]
+        for secret in (*encoded, *raw, *(data.hex().encode() for data in raw)):
+            assert len(secret) >= 32
+            assert secret not in seen
+
+
 def test_no_log_and_no_figure_holds_a_canary_a_key_or_a_share(watched: Watched) -> None:
     layout = watched.running.layout
     logs = b"".join(watched.running.output(name).read_bytes() for name in NAMES)
@@ -251,7 +297,9 @@ def test_no_log_and_no_figure_holds_a_canary_a_key_or_a_share(watched: Watched) 
     secrets: list[bytes] = []
     for name in ("bank", "platform"):
         keys = layout.home(name) / "keys"
-        secrets += [line for file in ("tls.key", "log.key") for line in (keys / file).read_bytes().splitlines() if len(line) > 30]
+        own = load_identity(keys)
+        secrets += [line for line in own.tls_key_pem.splitlines() if len(line) > 30]
+        secrets += [own.log_key.private_text().encode(), (layout.home(name) / "secret.key").read_bytes(), own.state_key or b""]
         for data in watched.prepared[name]:
             if len(set(data)) > 8:  # zeros and small counts are no secret
                 secrets += [data[:16], data[-16:]]

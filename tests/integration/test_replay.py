@@ -466,7 +466,7 @@ def test_a_source_that_changed_or_went_does_not_matter(copied: Path) -> None:
 def test_another_seed_is_not_the_one_committed_to(copied: Path, finished: World) -> None:
     files = JobFiles(kept(copied / "bank").parent)
     (files.folder / SEED_FILE).unlink()
-    draw_seed(files, job=files.folder.name, tls_key_pem=finished.known["bank"].tls_key_pem)
+    draw_seed(files, job=files.folder.name, identity=finished.known["bank"])
     found = replay(copied / "bank")
     (result,) = differing(found)
     assert (found.exit_status, result.type, found.reproduced) == (1, "seed", 0)

@@ -242,7 +242,7 @@ def test_submit_without_anything(home: Path, run: Any) -> None:
 
 def test_every_command_has_help_with_an_example(run: Any) -> None:
     names = ["init", "serve", "health", "submit", "jobs", "show", "watch", "cancel", "demo"]
-    assert set(main_group.commands) == {*names, "partner", "database"}  # type: ignore[attr-defined]
+    assert set(main_group.commands) == {*names, "partner", "database", "keys"}  # type: ignore[attr-defined]
     for name in [*names[:-1], "partner export", "partner add", "database status", "database upgrade", "database import"]:
         found = run(*name.split(), "--help")
         assert found.status == 0

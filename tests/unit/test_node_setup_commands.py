@@ -9,12 +9,14 @@ import stat
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from audit.identity import create_identity, load_identity
 from audit.partner import export_partner, load_partners
@@ -22,6 +24,8 @@ from node.cli import main
 from node.config import load_config
 from node.doctor import diagnose
 from node.policy import load_policy
+from node.transport.control import CONTROL_VERSION
+from operations.health import Health, PartnersHealthService
 from protos import tls
 
 Run = Callable[..., tuple[int, str, str]]
@@ -72,7 +76,7 @@ def test_init_makes_a_node_that_loads(bank: Path) -> None:
     assert load_identity(config.keys_folder).name == "bank"
     assert stat.S_IMODE((bank / "node.toml").stat().st_mode) == 0o600
     assert stat.S_IMODE((bank / "state").stat().st_mode) == 0o700
-    assert sorted(path.name for path in bank.iterdir()) == ["keys", "node.toml", "partners", "policy.toml", "state"]
+    assert sorted(path.name for path in bank.iterdir()) == ["keys", "node.toml", "partners", "policy.toml", "secret.key", "state"]
 
 
 def test_every_commented_setting_of_the_samples_loads(bank: Path) -> None:
@@ -264,13 +268,26 @@ def test_help_has_an_example_and_json(command: tuple[str, ...], run: Run) -> Non
 # --- doctor ---------------------------------------------------------------------------------------------------------------
 
 
+@dataclass
+class Tells(health_pb2_grpc.HealthServicer):
+    """A health service that tells what a test wants it to."""
+
+    told: dict[str, str]
+
+    def Check(self, request: Any, context: grpc.ServicerContext) -> Any:
+        context.send_initial_metadata(tuple(self.told.items()))
+        return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
+
+
 @contextmanager
-def serving(keys: Path, accepts: list[Path], port: int = 0) -> Iterator[str]:
+def serving(keys: Path, accepts: list[Path], port: int = 0, health: Any = None) -> Iterator[str]:
     """A gRPC server with the identity in ``keys`` that lets the identities in ``accepts`` in."""
     identity = load_identity(keys)
     pinned = [load_identity(folder).tls_certificate_pem for folder in accepts]
     credentials = tls.server_credentials(identity.tls_key_pem, identity.tls_certificate_pem, pinned)
     server = grpc.server(futures.ThreadPoolExecutor(1), options=tls.SERVER_OPTIONS)
+    if health is not None:
+        health_pb2_grpc.add_HealthServicer_to_server(health, server)
     bound = tls.bind(server, f"127.0.0.1:{port}", credentials)
     server.start()
     try:
@@ -298,15 +315,19 @@ def test_doctor_finds_all_well(bank: Path, tmp_path: Path, run: Run) -> None:
     add_dataset(bank)
     create_identity(tmp_path / "coordinator", name="coordinator", role="coordinator")
     run("--config", bank / "node.toml", "partner", "add", partner_file(tmp_path, "shop", "platform", "127.0.0.1:1"), "--yes")
-    with serving(tmp_path / "coordinator", [bank / "keys"]) as address:
+    health = PartnersHealthService(Health(()), lambda context: tls.peer_certificate(context), protocol=CONTROL_VERSION)
+    with serving(tmp_path / "coordinator", [bank / "keys"], health=health) as address:
         add_coordinator(bank, tmp_path, address)
         status, out, _ = run("--config", bank / "node.toml", "doctor", "--json")
     assert status == 0
+    assert "speaks TLS 1.3 with the pinned certificate" in out
     states = {check["name"]: check["state"] for check in json.loads(out)["checks"]}
     assert states.pop("partner shop") == "warn"  # nobody serves there yet
     assert states.pop("disk") in ("ok", "warn")
+    assert states.pop("core dumps") in ("ok", "warn")  # the tests' own process did not forbid them
     assert set(states.values()) == {"ok"}
     assert {"coordinator", "keys", "policy", "certificate", "clock", "listen", "data set cards"} <= set(states)
+    assert {"encryption", "permissions", "coordinator version", "coordinator clock"} <= set(states)
 
 
 def test_doctor_sees_another_certificate(bank: Path, tmp_path: Path) -> None:

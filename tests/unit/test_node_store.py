@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from audit.identity import create_identity
+from audit.identity import create_identity, load_identity, seal_identity
+from audit.unlocking import new_key_file
 from node.errors import DataError, UsageError
 from node.runtime import files as files_module
 from node.runtime.disclosures import Disclosure
 from node.runtime.files import JobFiles
+from node.runtime.sealed_files import MAGIC, open_file, seal_file
 from node.runtime.seeds import draw_seed, open_seed
 from node.runtime.serve import state_lock
 from node.runtime.store import FINAL, TRANSITIONS, SignedDecision, Store
@@ -179,24 +181,79 @@ def test_disclosures_are_kept_in_order(store: Store) -> None:
     ]
 
 
+def test_arrays_are_sealed_where_the_store_has_a_key(tmp_path: Path) -> None:
+    key, secret = b"k" * 32, np.arange(1000, dtype=np.uint64)
+    store = Store(tmp_path / "state", key)
+    files = store.files(JOB)
+    files.write_arrays("prepared.npz", {"p": secret})
+    assert (files.read_arrays("prepared.npz")["p"] == secret).all()
+    data = files.read("prepared.npz")
+    assert secret.tobytes()[8:80] not in data
+    wrong = (
+        (None, JOB, "prepared.npz"),
+        (key, JOB, "round-1.npz"),
+        (key, "d" * 64, "prepared.npz"),
+        (b"l" * 32, JOB, "prepared.npz"),
+    )
+    for other, job, name in wrong:
+        opened = Store(tmp_path / "other", other)
+        opened.files(job).write(name, data)
+        with pytest.raises(DataError) as refused:
+            opened.files(job).read_arrays(name)
+        assert refused.value.code == "state.unreadable"
+        opened.close()
+    Store(tmp_path / "state").files(JOB).write_arrays("align.npz", {"p": secret})
+    assert (files.read_arrays("align.npz")["p"] == secret).all(), "what an older version left in clear is read"
+    store.close()
+
+
+@pytest.mark.parametrize("length", [0, 1, 9, 10, 11, 20, 35])
+def test_sealed_files_of_any_length_open_whole_or_not_at_all(length: int) -> None:
+    key, data = b"k" * 32, bytes(range(length))
+    sealed = seal_file(key, "x", data, chunk=10)
+    assert open_file(key, "x", sealed, chunk=10) == data
+    for cut in range(len(sealed)):
+        with pytest.raises(ValueError, match=r"sealed|damaged"):
+            open_file(key, "x", sealed[:cut], chunk=10)
+    head, size = len(MAGIC) + 7, 26
+    chunks = [sealed[i : i + size] for i in range(head, len(sealed), size)]
+    if len(chunks) > 1:
+        for others in (chunks[::-1], chunks[1:], [*chunks[:-1], chunks[0]], [chunks[0], *chunks]):
+            with pytest.raises(ValueError, match=r"sealed|damaged"):
+                open_file(key, "x", sealed[:head] + b"".join(others), chunk=10)
+
+
+def test_seeds_from_before_the_keys_were_sealed_still_open(tmp_path: Path) -> None:
+    create_identity(tmp_path / "keys", name="bank", role="bank")
+    plain, folder = load_identity(tmp_path / "keys"), JobFiles(tmp_path / "job")
+    seed = draw_seed(folder, job=JOB, identity=plain)
+    seal_identity(tmp_path / "keys", new_key_file(tmp_path / "secret.key"))
+    sealed = load_identity(tmp_path / "keys")
+    assert open_seed(folder, job=JOB, identity=sealed) == seed
+    later = JobFiles(tmp_path / "later")
+    draw_seed(later, job=JOB, identity=sealed)
+    with pytest.raises(DataError):
+        open_seed(later, job=JOB, identity=plain)  # the TLS key alone opens it no more
+
+
 def test_a_seed_is_sealed_under_the_nodes_key_and_bound_to_its_job(tmp_path: Path) -> None:
     one = create_identity(tmp_path / "one", name="one", role="bank")
     two = create_identity(tmp_path / "two", name="two", role="bank")
     folder = JobFiles(tmp_path / "job")
-    seed = draw_seed(folder, job=JOB, tls_key_pem=one.tls_key_pem)
+    seed = draw_seed(folder, job=JOB, identity=one)
     assert seed.value not in folder.read("seed.sealed")
-    assert open_seed(folder, job=JOB, tls_key_pem=one.tls_key_pem) == seed
-    assert draw_seed(folder, job=JOB, tls_key_pem=one.tls_key_pem) == seed
+    assert open_seed(folder, job=JOB, identity=one) == seed
+    assert draw_seed(folder, job=JOB, identity=one) == seed
     assert len(seed.commitment) == 64
-    for key, job in ((two.tls_key_pem, JOB), (one.tls_key_pem, "d" * 64)):
+    for key, job in ((two, JOB), (one, "d" * 64)):
         with pytest.raises(DataError) as refused:
-            open_seed(folder, job=job, tls_key_pem=key)
+            open_seed(folder, job=job, identity=key)
         assert refused.value.code == "seed.unreadable"
     data = bytearray(folder.read("seed.sealed"))
     data[20] ^= 1
     folder.write("seed.sealed", bytes(data))
     with pytest.raises(DataError):
-        open_seed(folder, job=JOB, tls_key_pem=one.tls_key_pem)
+        open_seed(folder, job=JOB, identity=one)
     for text in (repr(seed), str(seed), f"{seed}"):
         assert seed.value.hex() not in text
         assert repr(seed.value) not in text
