@@ -53,6 +53,9 @@ class CosignedLog:
         self._asked: dict[str, tuple[int, int]] = {}
         self._latest = ""
         self._lock = threading.Lock()
+        self._sending = threading.Lock()
+        """Held from the look at the latest checkpoint until it is handed over: two threads must not overtake each other, for a
+        witness that saw the newer one first would take the older one for a log that was rolled back."""
         self.refused: dict[str, Refused] = {}
         """Logs that did not continue what was cosigned: no step runs with their owners."""
         self.on_refused: Callable[[Refused], None] = lambda refused: None
@@ -63,10 +66,11 @@ class CosignedLog:
 
     def checkpoint(self) -> str:
         """Sign the tree head and offer it to the witnesses."""
-        note = self._log_writer.checkpoint()
-        with self._lock:
-            self._latest = note
-        self.offer()
+        with self._sending:
+            note = self._log_writer.checkpoint()
+            with self._lock:
+                self._latest = note
+            self._offer()
         return note
 
     def met(self, peer: str) -> None:
@@ -77,11 +81,14 @@ class CosignedLog:
 
     def offer(self) -> None:
         """Offer the latest checkpoint to every witness: after each new one, and after the stream to the coordinator was cut."""
+        with self._sending:
+            self._offer()
+
+    def _offer(self) -> None:
         with self._lock:
-            note, witnesses = self._latest, list(self._witnesses)
-        if note:
-            for name in witnesses:
-                self._send(note, name)
+            witnesses = list(self._witnesses)
+        for name in witnesses:
+            self._send(name)
 
     @property
     def settled(self) -> bool:
@@ -90,11 +97,15 @@ class CosignedLog:
             size = size_of(self._latest.encode()) if self._latest else 0
             return all(self._known.get(name, 0) >= size for name in self._witnesses)
 
-    def _send(self, note: str, witness: str) -> None:
-        size, old = size_of(note.encode()), self._known.get(witness, 0)
-        if old > size:  # a log shorter than what was cosigned: let the witness say so, with both checkpoints
-            old = 0
+    def _send(self, witness: str) -> None:
+        """Hand the latest checkpoint over; ``_sending`` is held."""
         with self._lock:
+            note = self._latest
+            if not note:
+                return
+            size, old = size_of(note.encode()), self._known.get(witness, 0)
+            if old > size:  # a log shorter than what was cosigned: let the witness say so, with both checkpoints
+                old = 0
             self._asked[witness] = (old, size)
         proof = [value.hex() for value in self._log_writer.consistency(old, size)]
         body = control_pb2.Checkpoint(log=self._log_writer.name, witness=witness, note=note, old_size=old, proof=proof)
@@ -121,11 +132,15 @@ class CosignedLog:
             self._log_writer.add_cosignature(answer.size, answer.line + "\n", partner.log_key)
         with self._lock:
             self._known[answer.witness] = answer.size
-            note = self._latest
-            asked = self._asked.get(answer.witness)
-        # The proof began elsewhere: once more from where it should, but never the same question twice.
-        if not answer.line and note and asked != (answer.size, size_of(note.encode())):
-            self._send(note, answer.witness)
+        if answer.line:
+            return
+        with self._sending:
+            with self._lock:
+                size = size_of(self._latest.encode()) if self._latest else 0
+                again = self._asked.get(answer.witness) != (answer.size, size)
+            # The proof began elsewhere: once more from where it should, but never the same question twice.
+            if again:
+                self._send(answer.witness)
 
     # -- as the witness
     def cosign(self, offered: control_pb2.Checkpoint) -> None:
