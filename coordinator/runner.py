@@ -160,6 +160,8 @@ class Runner:
         self.version = 0
         self.stopping = self.draining = False
         self._held: set[str] = set()
+        self._cut: set[tuple[str, tuple[str, int, int]]] = set()
+        """Attempts whose link was cut, with a timer that runs."""
         self._jobs = {job.identity: job for job in store.open_jobs()}
         self._cosigning = Cosigning(log, witness, partners=partners, attached=self._attached, refused=self._refused)
         for job in (*self._jobs.values(), *store.recent(RECENT)):
@@ -460,12 +462,14 @@ class Runner:
             self._apply(job, jobs.fail(job, body.code))
         elif job.spec.peer_of(party).name not in self._attached:
             self._stale.add(job.identity)  # the other node went: it has its grace to come back
-        else:
+        elif (job.identity, key) not in self._cut:  # a node that says it again and again starts no further timer
+            self._cut.add((job.identity, key))
             _later(self._patience, self._give_up, job.identity, key, body.code)
 
     def _give_up(self, identity: str, key: tuple[str, int, int], code: str) -> None:
         """A link was cut some time ago: if no node went meanwhile, that was the failure."""
         with self.changed:
+            self._cut.discard((identity, key))
             job = self._jobs.get(identity)
             if self.stopping or job is None or _key(job) != key or identity in self._stale:
                 return

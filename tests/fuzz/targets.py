@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from audit.errors import DataError, PeerError, PolicyError, TransportError, UsageError, VerificationError
-from tests.fuzz import documents, halves, machines
+from tests.fuzz import documents, events, halves, machines
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors" / "fuzz"
 REFUSED = (PeerError, DataError, VerificationError)
@@ -56,6 +56,10 @@ def _machine(name: str, *allowed: type[Exception]) -> Target:
     return Target(name, run, allowed or REFUSED, functools.partial(machines.seeds, name))
 
 
+def _events(name: str, *allowed: type[Exception]) -> Target:
+    return Target(name, getattr(events, name), allowed or REFUSED, functools.partial(events.seeds, name))
+
+
 def _half(name: str, recorded: Callable[[], halves.Recorded], *allowed: type[Exception]) -> list[Target]:
     """Both roles of a protocol.  A seed of zeros is the honest run; others change one message each."""
 
@@ -77,9 +81,10 @@ TARGETS: tuple[Target, ...] = (
     _machine("sealed"),
     _machine("carried", *CUT),
     _machine("rooms"),
-    _machine("report"),
-    _machine("course"),
-    _machine("directives"),
+    _events("report"),
+    _events("course"),
+    _events("runner"),
+    _events("directives"),
     *_half("align", halves.aligning, *CUT, PolicyError),
     *_half("prepare", halves.preparing),
     *_half("round-one", functools.partial(halves.rounding, 1)),

@@ -476,3 +476,21 @@ def test_a_node_that_is_refused_without_end_is_not_read_for_a_while(world: World
     assert codes[:10] == ["control.protocol_version"] * 10
     assert codes[-1] == "control.too_often"
     assert world.node("platform").attached.wait(10)
+
+
+def test_a_cut_link_that_is_reported_without_end_starts_one_timer(world: World) -> None:
+    world.serve()
+    nodes = {name: world.node(name, script=lambda start: None) for name in ("bank", "platform")}
+    job = world.submit()
+    poll(lambda: nodes["bank"].starts(), "the first step")
+    failed = control_pb2.Report(step_failed=control_pb2.StepFailed(job=job, step="align", code="transport.silent"))
+    timers = lambda: sum(isinstance(thread, threading.Timer) for thread in threading.enumerate())  # noqa: E731
+    before = timers()
+    for _ in range(200):
+        nodes["bank"].say(failed)
+    deadline, most = time.monotonic() + 1.5, 0
+    while time.monotonic() < deadline:
+        most = max(most, timers() - before)
+        time.sleep(0.01)
+    assert 1 <= most <= 2
+    assert world.until(job, "failed").code == "transport.silent"

@@ -17,7 +17,7 @@ from node.limits import Limits
 from node.runtime.store import Store
 from node.transport.windows import Inbox, Outbox, Part
 from protos import peer_pb2
-from tests.fuzz.machines import check_course
+from tests.fuzz.events import check_course
 from tests.unit.test_jobs import APPROVE, METRICS, PARTIES, REJECT, done, new_job
 
 FEW = settings(max_examples=60, stateful_step_count=40, deadline=None)

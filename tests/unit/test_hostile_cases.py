@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import threading
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,18 +19,15 @@ from node.crypto.curve import Blinder, check_canonical
 from node.crypto.drbg import Drbg
 from node.crypto.packing import ciphertexts_from_bytes, unpack_slots
 from node.crypto.paillier import check_public_key, generate_key
-from node.errors import IsthmusError, PeerError, UsageError
+from node.errors import IsthmusError
 from node.limits import LIMITS, Limits
 from node.protocols import batches, psi, scoring
 from node.transport.channel import GrpcChannel, parse
 from node.transport.options import Timeouts
-from node.transport.servicer import PeerServicer
 from node.transport.session import Session
-from node.transport.switchboard import Switchboard
 from node.transport.windows import Inbox
 from protos import peer_pb2 as pb
 from tests.fuzz import halves
-from tests.fuzz.halves import SMALL
 
 TESTS = Path(__file__).resolve().parents[1]
 OWN = generate_key(512, Drbg(b"k" * 32, job="job", step="key").stream("key"))
@@ -311,83 +307,6 @@ def test_messages_that_announce_more_than_they_hold_or_say_it_twice(kind: Any, p
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
         tracemalloc.stop()
-
-
-# ---- streams in a loop, and what the peer is told --------------------------------------------------------------------------------
-
-
-class Aborted(Exception):
-    """As gRPC's own."""
-
-
-class Call:
-    """One call of the partner ``bank``."""
-
-    def __init__(self) -> None:
-        self.code, self.details = None, ""
-
-    def cancel(self) -> None:
-        pass
-
-    def abort(self, code: Any, details: str) -> None:
-        self.code, self.details = code, details
-        raise Aborted
-
-
-def servicer(permit: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch) -> PeerServicer:
-    made = PeerServicer(pinned={}, permit=permit, board=Switchboard(), limits=SMALL, timeouts=Timeouts(open=0.2))
-    monkeypatch.setattr(made, "_authenticate", lambda context: "bank")
-    return made
-
-
-def call(service: PeerServicer, *frames: pb.Frame) -> str:
-    context = Call()
-    with pytest.raises(Aborted):
-        list(service.Exchange(iter(frames), context))  # type: ignore[arg-type]
-    return context.details
-
-
-OPEN = pb.Frame(open=pb.Open(protocol=2, party="bank", job="ab" * 32, step="align", session=bytes(16)))
-
-
-def test_a_partner_that_opens_streams_in_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unknown(peer: str, job: str) -> None:
-        raise UsageError("job.unknown", f"{peer} knows nothing of /srv/secret.csv", remedy="a secret remedy")
-
-    service, told = servicer(unknown, monkeypatch), []
-    refusals: list[str] = []
-    service.refused = lambda error: refusals.append(error.code)
-    before = threading.active_count()
-    for _ in range(300):
-        told.append(call(service, OPEN))
-        assert threading.active_count() <= before + 8  # timers that were cancelled a moment ago among them
-    assert told[:20] == ["job.unknown"] * 20
-    assert told[-200:] == ["transport.too_often"] * 200
-    assert len(refusals) < 60, "what is refused too often fills no log"
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        PeerError("psi.low_order_point", "a secret text", remedy="a secret remedy"),
-        UsageError("job.unknown", "a secret text"),
-        ZeroDivisionError("a secret text"),
-        MemoryError("a secret text"),
-        RecursionError("a secret text"),
-    ],
-)
-def test_the_peer_learns_the_code_alone(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(peer: str, job: str) -> None:
-        raise error
-
-    expected = error.code if isinstance(error, IsthmusError) else "internal.error"
-    assert call(servicer(fails, monkeypatch), OPEN) == expected
-
-
-@pytest.mark.parametrize("body", [pb.Frame(), pb.Frame(ack=pb.Ack(taken=1)), pb.Frame(abort=pb.Abort(code="x")), None])
-def test_a_stream_that_does_not_begin_with_open(body: pb.Frame | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    frames = () if body is None else (body,)
-    assert call(servicer(lambda peer, job: None, monkeypatch), *frames) == "protocol.unexpected_message"
 
 
 # ---- elsewhere -------------------------------------------------------------------------------------------------------------------
