@@ -13,9 +13,11 @@ _BY_AREA = """
 approval: invalid malformed other_job other_party other_peer
 audit: bad_checkpoint bad_key bad_note bad_signature key_name key_seed not_cosigned not_signed wrong_origin
 config: invalid missing_file missing_key not_toml other_identity readable_by_others unknown_key unreadable unwritable
-control: bad_field no_hello not_an_operator party_mismatch protocol_version superseded unexpected unknown_job
+control: bad_field no_hello not_an_operator party_mismatch protocol_version superseded too_many_reports too_many_streams
+    too_often unexpected unknown_job
 coordinator: ambiguous_job bad_report cancelled folder_in_use illegal_transition job_exists node_lost not_leader
-    other_coordinator rejected reports_differ stopping undisclosed_metrics unknown_job unknown_party wrong_role
+    other_coordinator rejected reports_differ stopping too_many_jobs undisclosed_metrics unknown_job unknown_party
+    wrong_role
 curve: empty_tag expand_length points_length scalar
 data: changed column_type constant_column database duplicate_column duplicate_identifiers empty_identifier identifier_type
     label_not_two_valued label_positive_unknown malformed_row missing_column missing_file missing_value no_rows not_a_number
@@ -29,7 +31,7 @@ health: not_served path_too_long unknown_service
 identity: exists invalid mismatch missing permissions unwritable
 internal: error
 job: ambiguous attempt_reused directive_changed ended illegal_end illegal_transition interrupted no_model not_approved
-    not_waiting rejected_here spec_mismatch step_order superseded too_many_attempts unknown unknown_step who
+    not_waiting rejected_here spec_mismatch step_order superseded too_many too_many_attempts unknown unknown_step who
 journal: receipts_differ
 kept: unreadable
 log: altered broken clock closed entry_malformed entry_too_large field forked in_use key line_too_long no_checkpoint number
@@ -53,6 +55,8 @@ protocol: malformed_message not_reduced unexpected_message wrong_count wrong_len
 psi: batch_size duplicate_identifier empty_set identifier_not_text less_than_declared low_order_point more_than_declared
     non_canonical_point order repeated_element scalar too_few_shared too_many_elements wrong_length wrong_position
 receipt: parties payload_digest sender
+relay: absent bad_key bad_seal busy disabled ended exhausted expired left malformed met_twice no_room not_running
+    oversized protocol_version stalled stopping superseded truncated wrong_identity
 scoring: bad_aggregates bad_band one_class
 seed: unreadable
 spec: empty invalid not_a_number not_a_party not_canonical too_large
@@ -60,9 +64,10 @@ state: in_use object_array unreadable unwritable write_failed
 store: backup_failed bad_url in_use newer_schema no_database no_driver other_owner read_failed unusable write_failed
 training: bad_directive base_rate directives_differ label_missing no_mask_left one_class preconditioner_range rows_differ
     too_many_columns weight_range
-transport: bad_address bad_certificate cannot_listen certificate_expired clock closed no_partners no_route no_stream
-    not_accepted not_started not_tls out_of_order oversized party_mismatch port_in_use protocol_version refused stopping
-    superseded timeout too_many_streams unreachable wrong_certificate wrong_step
+transport: bad_ack bad_address bad_certificate bad_resume bad_token cannot_listen certificate_expired clock closed
+    foreign_session no_partners no_route no_stream not_accepted not_started not_tls out_of_order oversized
+    party_mismatch port_in_use protocol_version refused repeats session_lost silent stopping superseded timeout
+    too_many_streams too_often unreachable window_exceeded wrong_certificate wrong_session wrong_step
 witness: forked refused rolled_back unknown unreadable unwritable
 """
 
