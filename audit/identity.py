@@ -167,7 +167,7 @@ def load_identity(folder: Path) -> Identity:
         tls_key = load_pem_private_key(tls_key_pem, password=None)
         certificate = x509.load_pem_x509_certificate(certificate_pem)
         of_key = tls_key.public_key() == certificate.public_key()
-    except (ValueError, TypeError, UnsupportedAlgorithm, VerificationError):
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, VerificationError):
         # Never the parser's own text: it may quote the key.
         raise _invalid(folder, "a file does not hold what it should") from None
     if log_key.name != origin_of(description.name):

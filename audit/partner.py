@@ -131,7 +131,14 @@ def _certificate(document: _Document) -> x509.Certificate:
         names = found[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName)
         authority = found[0].extensions.get_extension_for_class(x509.BasicConstraints).value.ca
         found[0].public_key()  # a certificate of no key would be found out only when the link is opened
-    except (ValueError, UnsupportedAlgorithm, x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+    except (
+        ValueError,
+        UnsupportedAlgorithm,
+        x509.InvalidVersion,
+        x509.ExtensionNotFound,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+    ):
         raise _invalid("certificate: it is no X.509 certificate of an isthmus participant") from None
     if len(found) != 1:
         raise _invalid(f"certificate: there are {len(found)} of them, not one")
