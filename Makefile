@@ -10,7 +10,7 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format protos bench clean
+.PHONY: help demo test fuzz lint format protos bench clean
 
 help:  ## list the targets
 	@echo "isthmus: joint models without joint data"
@@ -24,6 +24,10 @@ demo: $(STAMP)  ## a coordinator, a bank and a platform train one model on this 
 
 test: $(STAMP)  ## all tests
 	@$(RUN)/python -m pytest $(ARGS)
+
+fuzz: $(STAMP)  ## every fuzz target for ten seconds, guided by coverage; ARGS="TARGET --seconds 600" for longer
+	@$(RUN)/python -c 'import atheris' 2>/dev/null || $(RUN)/python -m pip install -qq --editable ".[fuzz]"
+	@$(RUN)/python -m tests.fuzz $(ARGS)
 
 lint: $(STAMP)  ## style, format, types and import rules
 	$(RUN)/ruff check .

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
@@ -187,12 +188,13 @@ def load_identity(folder: Path, *, key_file: Path | None = None) -> Identity:
         tls_key_pem, certificate_pem = private[TLS_KEY], _read(folder / TLS_CERTIFICATE)
         tls_key = load_pem_private_key(tls_key_pem, password=None)
         certificate = x509.load_pem_x509_certificate(certificate_pem)
-    except (ValueError, TypeError, VerificationError):
+        of_key = tls_key.public_key() == certificate.public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, VerificationError):
         # Never the parser's own text: it may quote the key.
         raise _invalid(folder, "a file does not hold what it should") from None
     if log_key.name != origin_of(description.name):
         raise _invalid(folder, f"{LOG_KEY} is the key of {log_key.name!r}, not of {description.name!r}")
-    if tls_key.public_key() != certificate.public_key():
+    if not of_key:
         raise _invalid(folder, f"{TLS_CERTIFICATE} is not the certificate of {TLS_KEY}")
     state_key = None if root is None else derive(root, _STATE)
     return Identity(description.name, description.role, log_key, tls_key_pem, certificate_pem, state_key)

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 import rfc8785
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
@@ -129,7 +130,15 @@ def _certificate(document: _Document) -> x509.Certificate:
         found = x509.load_pem_x509_certificates(document.certificate.encode())
         names = found[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName)
         authority = found[0].extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension):
+        found[0].public_key()  # a certificate of no key would be found out only when the link is opened
+    except (
+        ValueError,
+        UnsupportedAlgorithm,
+        x509.InvalidVersion,
+        x509.ExtensionNotFound,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+    ):
         raise _invalid("certificate: it is no X.509 certificate of an isthmus participant") from None
     if len(found) != 1:
         raise _invalid(f"certificate: there are {len(found)} of them, not one")

@@ -47,6 +47,7 @@ class JobsSection(Strict):
     """How jobs are run."""
 
     detach_grace: Annotated[int, Field(ge=1, le=86_400)] = 30
+    open: Annotated[int, Field(ge=1, le=100_000)] = 256
 
 
 class StoreSection(Strict):

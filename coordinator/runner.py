@@ -65,6 +65,7 @@ LINK_CODES = frozenset(
         "transport.unreachable",
     }
 )
+JOBS_OPEN = 256
 RECENT = 200
 """Ended jobs that a node is told about again when it attaches: it may have been away when they ended."""
 
@@ -113,6 +114,7 @@ class Runner:
         clock: gives the time as a zone-aware ``datetime``.
         logged: what the log held of each job when it was opened.
         detach_grace: seconds a node may be away during a step.
+        jobs_open: jobs that may be open at once.
         link_patience: seconds in which a cut link between the nodes may turn out to be a node that went.
     """
 
@@ -129,12 +131,13 @@ class Runner:
         logged: Logged | None = None,
         detach_grace: float = 30.0,
         link_patience: float = 2.0,
+        jobs_open: int = JOBS_OPEN,
         observer: Observer = SILENT,
     ) -> None:
         self.observer = observer
         self.name, self.software, self.partners = name, software, partners
         self._store, self._log, self._clock = store, log, clock
-        self._grace, self._patience = detach_grace, link_patience
+        self._grace, self._patience, self._jobs_open = detach_grace, link_patience, jobs_open
         self._attached: dict[str, Attachment] = {}
         self._progress: dict[tuple[str, str], Progress] = {}
         self._timers: dict[str, threading.Timer] = {}
@@ -146,6 +149,8 @@ class Runner:
         self.version = 0
         self.stopping = self.draining = False
         self._held: set[str] = set()
+        self._cut: set[tuple[str, tuple[str, int, int]]] = set()
+        """Attempts whose link was cut, with a timer that runs."""
         self._jobs = {job.identity: job for job in store.open_jobs()}
         self._cosigning = Cosigning(log, witness, partners=partners, attached=self._attached, refused=self._refused)
         for job in (*self._jobs.values(), *store.recent(RECENT)):
@@ -285,7 +290,7 @@ class Runner:
 
         Raises:
             UsageError: see :func:`audit.spec.parse_spec`; ``coordinator.other_coordinator``, ``coordinator.unknown_party``,
-                ``coordinator.wrong_role``, ``coordinator.job_exists``.
+                ``coordinator.wrong_role``, ``coordinator.job_exists``, ``coordinator.too_many_jobs``.
         """
         spec = parse_spec(data)
         if spec.coordinator != self.name:
@@ -302,6 +307,12 @@ class Runner:
                     "coordinator.job_exists",
                     f"The job {spec.identity()[:12]} was submitted before.",
                     remedy="Give the specification a new nonce (leave the key out) to run it again.",
+                )
+            if len(self._jobs) >= self._jobs_open:
+                raise UsageError(
+                    "coordinator.too_many_jobs",
+                    f"{len(self._jobs)} jobs are open; at most {self._jobs_open} may be.",
+                    remedy="Wait for some to end or cancel them, or set a higher `open` under [jobs] in coordinator.toml.",
                 )
             now = format_time(self._clock())
             job = Job(spec.identity(), spec, submitted=now, updated=now)
@@ -440,12 +451,14 @@ class Runner:
             self._apply(job, jobs.fail(job, body.code))
         elif job.spec.peer_of(party).name not in self._attached:
             self._stale.add(job.identity)  # the other node went: it has its grace to come back
-        else:
+        elif (job.identity, key) not in self._cut:  # a node that says it again and again starts no further timer
+            self._cut.add((job.identity, key))
             _later(self._patience, self._give_up, job.identity, key, body.code)
 
     def _give_up(self, identity: str, key: tuple[str, int, int], code: str) -> None:
         """A link was cut some time ago: if no node went meanwhile, that was the failure."""
         with self.changed:
+            self._cut.discard((identity, key))
             job = self._jobs.get(identity)
             if self.stopping or job is None or _key(job) != key or identity in self._stale:
                 return

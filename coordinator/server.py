@@ -115,6 +115,7 @@ class Server:
             clock=clock,
             logged=logged,
             detach_grace=config.jobs.detach_grace if grace is None else grace,
+            jobs_open=config.jobs.open,
             observer=self.watch.metrics,
         )
         self.watch.serve_health(self._grpc, lambda context: caller(context, {**own, **pinned}))

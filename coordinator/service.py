@@ -16,12 +16,18 @@ from audit.errors import IsthmusError
 from coordinator.control_fields import check_report
 from coordinator.errors import PeerError, TransportError
 from coordinator.runner import CONTROL_VERSION, Attachment, Runner
+from operations.gate import Gate, Rate
 from protos import control_pb2, control_pb2_grpc, tls
 
 _log = logging.getLogger("isthmus.coordinator")
 
 HELLO_SECONDS = 10.0
 INTERNAL = "internal.error"
+STREAMS_OF_ONE = 8
+"""Streams of one node, those among them that were cut and are not noticed yet."""
+REPORTS_AT_ONCE = 5_000
+"""A node that attaches repeats the decision and the last outcome of each of its open jobs."""
+REPORTS_PER_SECOND = 100.0
 
 _STATUS = {
     "transport.wrong_certificate": grpc.StatusCode.UNAUTHENTICATED,
@@ -29,6 +35,9 @@ _STATUS = {
     "control.not_an_operator": grpc.StatusCode.PERMISSION_DENIED,
     "control.bad_field": grpc.StatusCode.INVALID_ARGUMENT,
     "control.no_hello": grpc.StatusCode.DEADLINE_EXCEEDED,
+    "control.too_often": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "control.too_many_streams": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "control.too_many_reports": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "control.superseded": grpc.StatusCode.ABORTED,
     "coordinator.unknown_job": grpc.StatusCode.NOT_FOUND,
     "coordinator.stopping": grpc.StatusCode.UNAVAILABLE,
@@ -54,6 +63,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
 
     def __init__(self, runner: Runner, pinned: Mapping[str, bytes]) -> None:
         self._runner, self._pinned = runner, pinned
+        self._gate = Gate("control", streams=STREAMS_OF_ONE)
 
     def Attach(
         self, request_iterator: Iterator[control_pb2.Report], context: grpc.ServicerContext
@@ -62,14 +72,15 @@ class ControlService(control_pb2_grpc.ControlServicer):
         attachment: Attachment | None = None
         try:
             party = caller(context, self._pinned)
-            self._hello(party, request_iterator, context)
-            attachment = self._runner.attach(party)
-            context.add_callback(attachment.close)
-            threading.Thread(target=self._listen, args=(attachment, request_iterator), daemon=True).start()
-            _log.info("%s attached", party, extra={"peer": party})
-            yield from attachment.directives()
+            with self._gate.passing(party):
+                self._hello(party, request_iterator, context)
+                attachment = self._runner.attach(party)
+                context.add_callback(attachment.close)
+                threading.Thread(target=self._listen, args=(attachment, request_iterator), daemon=True).start()
+                _log.info("%s attached", party, extra={"peer": party})
+                yield from attachment.directives()
         except IsthmusError as error:
-            if error.code != "coordinator.stopping":
+            if error.code not in ("coordinator.stopping", "control.too_often"):
                 self._runner.observer.error(error.code)
                 _log.warning("a node's stream ended: %s", error, extra={"code": error.code})
             abort(context, error, error.code)
@@ -106,8 +117,11 @@ class ControlService(control_pb2_grpc.ControlServicer):
 
     def _listen(self, attachment: Attachment, reports: Iterator[control_pb2.Report]) -> None:
         """Runs in a thread of its own: what the node sends, until it stops or breaks a rule."""
+        rate = Rate(REPORTS_AT_ONCE, REPORTS_PER_SECOND)
         try:
             for report in reports:
+                if not rate.take():
+                    raise PeerError("control.too_many_reports", f"{attachment.party} sent reports faster than any node does.")
                 try:
                     checked = check_report(report)
                 except PeerError as error:

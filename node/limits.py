@@ -43,6 +43,10 @@ class Limits:
     this, one for each direction."""
     window_frames: int = 4096
     """The same in frames."""
+    streams_of_one: int = 16
+    """Streams that one partner may hold at once: fewer than there are threads, so that no partner shuts another out."""
+    jobs_open: int = 256
+    """Jobs that wait or run here at once; a further offer is not taken in."""
 
 
 LIMITS = Limits()

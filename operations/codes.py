@@ -14,9 +14,10 @@ approval: invalid malformed other_job other_party other_peer
 audit: bad_checkpoint bad_key bad_note bad_signature key_name key_seed not_cosigned not_signed wrong_origin
 config: invalid missing_file missing_key not_toml other_identity permissions readable_by_others unknown_key unreadable
     unwritable
-control: bad_field no_hello not_an_operator party_mismatch protocol_version superseded unexpected unknown_job
+control: bad_field no_hello not_an_operator party_mismatch protocol_version superseded too_many_reports too_many_streams
+    too_often unexpected unknown_job
 coordinator: ambiguous_job bad_report cancelled folder_in_use illegal_transition job_exists node_lost not_leader
-    other_coordinator rejected reports_differ stopping undisclosed_metrics unknown_job unknown_party wrong_role
+    other_coordinator rejected reports_differ stopping too_many_jobs undisclosed_metrics unknown_job unknown_party wrong_role
 curve: empty_tag expand_length points_length scalar
 data: changed column_type constant_column database duplicate_column duplicate_identifiers empty_identifier identifier_type
     label_not_two_valued label_positive_unknown malformed_row missing_column missing_file missing_value no_rows not_a_number
@@ -31,7 +32,7 @@ identity: exists invalid key_beside_keys key_file locked mismatch missing not_se
     wrong_secret
 internal: error
 job: ambiguous attempt_reused directive_changed ended illegal_end illegal_transition interrupted no_model not_approved
-    not_waiting rejected_here spec_mismatch step_order superseded too_many_attempts unknown unknown_step who
+    not_waiting rejected_here spec_mismatch step_order superseded too_many too_many_attempts unknown unknown_step who
 journal: receipts_differ
 kept: unreadable
 log: altered broken clock closed entry_malformed entry_too_large field forked in_use key line_too_long no_checkpoint number
@@ -66,8 +67,8 @@ training: bad_directive base_rate directives_differ label_missing no_mask_left o
     too_many_columns weight_range
 transport: bad_ack bad_address bad_certificate bad_resume bad_token cannot_listen certificate_expired clock closed
     foreign_session no_partners no_route no_stream not_accepted not_started not_tls out_of_order oversized party_mismatch
-    port_in_use protocol_version refused repeats session_lost silent stopping superseded timeout too_many_streams unreachable
-    window_exceeded wrong_certificate wrong_session wrong_step
+    port_in_use protocol_version refused repeats session_lost silent stopping superseded timeout too_many_streams too_often
+    unreachable window_exceeded wrong_certificate wrong_session wrong_step
 witness: forked refused rolled_back unknown unreadable unwritable
 """
 

@@ -44,6 +44,7 @@ state = "state"                # SQLite database; the log in state/log
 
 [jobs]
 detach_grace = 30              # seconds a node may be away during a step before the job fails
+open = 256                     # jobs that may be open at once
 
 # [store]                      # PostgreSQL instead of SQLite in the state folder; needs isthmus[postgresql]
 # url = "postgresql+psycopg://isthmus@db.example/isthmus?passfile=/etc/isthmus-coordinator/pgpass"

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import io
+import math
 import os
+import struct
+import tokenize
 import zipfile
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +21,16 @@ from node.errors import DataError, UsageError
 from node.runtime.sealed_files import MAGIC, open_file, seal_file
 
 _PARTIAL = ".partial"
+_DAMAGED = (
+    ArithmeticError, AttributeError, EOFError, LookupError, NotImplementedError, OSError, RuntimeError, SyntaxError, TypeError,
+    ValueError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What zip archives and headers of arrays raise in the standard library and numpy when a disk or a hand changed them."""
+
+_LENGTH_MAX = 2**40
+"""Longest side of an array; one of width 0 could else be of any length."""
+
+T = TypeVar("T")
 
 
 class JobFiles:
@@ -90,18 +105,41 @@ class JobFiles:
         Raises:
             UsageError: ``job.step_order``.  DataError: ``state.unreadable``.
         """
+        return self.read_as(name, dict)
+
+    def read_as(self, name: str, make: Callable[[dict[str, NDArray]], T]) -> T:
+        """What ``make`` makes of the arrays of an ``.npz``; never unpickles.
+
+        Raises:
+            UsageError: ``job.step_order``.  DataError: ``state.unreadable`` when archive or arrays are not what was written.
+        """
         data = self.read(name)
         try:
             if data.startswith(MAGIC):
                 data = open_file(self._key or b"", name, data)
-            with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-                return {key: archive[key] for key in archive.files}
-        except (ValueError, EOFError, KeyError, zipfile.BadZipFile):
+            return make(_arrays(data))
+        except _DAMAGED:
             raise DataError(
                 "state.unreadable",
                 f"The file {self.folder / name} is damaged, or sealed under another key.",
                 remedy="Restore it, or the keys the node had when it was written, from a backup; or submit the job again.",
             ) from None
+
+
+def _arrays(data: bytes) -> dict[str, NDArray]:
+    """The arrays of an ``.npz``.  An array is made only when the archive holds as many bytes as its header says."""
+    found: dict[str, NDArray] = {}
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as stream:
+                if np.lib.format.read_magic(stream) != (1, 0):
+                    raise ValueError("another version of the array format")
+                shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+            if math.prod(shape) * dtype.itemsize > member.file_size or not all(0 <= length <= _LENGTH_MAX for length in shape):
+                raise ValueError("an array that is larger than its file")
+            with archive.open(member) as stream:
+                found[member.filename.removesuffix(".npy")] = np.lib.format.read_array(stream, allow_pickle=False)
+    return found
 
 
 def texts_to_arrays(texts: Sequence[str]) -> dict[str, NDArray]:

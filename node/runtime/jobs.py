@@ -129,7 +129,7 @@ class Jobs:
         """A job is offered; the same offer again only repeats the decision.
 
         Raises:
-            VerificationError: ``job.spec_mismatch``.  UsageError: ``spec.*``.
+            VerificationError: ``job.spec_mismatch``.  UsageError: ``spec.*``.  PolicyError: ``job.too_many``; nothing is stored.
         """
         parts, data = self._parts, offer.spec.encode()
         if hashlib.sha256(data).hexdigest() != offer.job:
@@ -142,6 +142,7 @@ class Jobs:
         if known is not None:
             self._go_on(known)
             return
+        self._check_room(offer.job)
         spec = parse_spec(data)
         try:
             allowed = check_spec(spec, config=parts.config, policy=parts.policy, partners=parts.partners)
@@ -155,6 +156,16 @@ class Jobs:
             short = offer.job[:12]
             wait = f"job {short} waits for approval: isthmus-node show {short}, then isthmus-node approve {short}"
             self._notify(Line(wait, job=offer.job))
+
+    def _check_room(self, job: str) -> None:
+        """Whether another job may be taken in.  Raises ``PolicyError`` ``job.too_many``."""
+        counts = self._parts.store.job_counts()
+        if sum(count for state, count in counts.items() if state not in FINAL) >= self._parts.limits.jobs_open:
+            raise PolicyError(
+                "job.too_many",
+                f"Job {job[:12]} is not taken in: {self._parts.limits.jobs_open} jobs wait or run here already.",
+                remedy="Decide on those that wait, or have them cancelled; it is offered again when this node attaches again.",
+            )
 
     def _go_on(self, known: JobRow) -> None:
         """A job that is known is offered again: repeat the decision, or take it where a crash came between the offer and it."""

@@ -215,15 +215,22 @@ def _check_unchanged(ctx: StepContext, table: Table, aligned: Arrays) -> None:
 
 
 def _read_columns(files: JobFiles) -> list[EncodedColumn]:
-    documents = json.loads(files.read("columns.json"))
-    return [EncodedColumn(**(document | {"members": tuple(document["members"])})) for document in documents]
+    try:
+        documents = json.loads(files.read("columns.json"))
+        return [EncodedColumn(**(document | {"members": tuple(document["members"])})) for document in documents]
+    except (ValueError, TypeError, LookupError, RecursionError):
+        raise DataError(
+            "state.unreadable",
+            f"The file {files.folder / 'columns.json'} is damaged.",
+            remedy="Restore it from a backup, or submit the job again.",
+        ) from None
 
 
 # ---- rounds ---------------------------------------------------------------------------------------------------------------------
 
 
 def _earlier(ctx: StepContext, count: int) -> list[RoundShares]:
-    return [RoundShares.from_arrays(ctx.files.read_arrays(f"round-{number}.npz")) for number in range(1, count + 1)]
+    return [ctx.files.read_as(f"round-{number}.npz", RoundShares.from_arrays) for number in range(1, count + 1)]
 
 
 def _round(ctx: StepContext, ch: Channel) -> StepResult:
@@ -231,7 +238,7 @@ def _round(ctx: StepContext, ch: Channel) -> StepResult:
     shares = logistic.run_round(
         ch,
         plan=_plan(ctx, len(encoded["train"])),
-        prepared=Prepared.from_arrays(ctx.files.read_arrays("prepared.npz")),
+        prepared=ctx.files.read_as("prepared.npz", Prepared.from_arrays),
         matrix=encoded["train"],
         label=encoded.get("label"),
         earlier=_earlier(ctx, ctx.round - 1),
@@ -251,7 +258,7 @@ def _round(ctx: StepContext, ch: Channel) -> StepResult:
 
 def _finish(ctx: StepContext, ch: Channel) -> StepResult:
     encoded = ctx.files.read_arrays("encoded.npz")
-    prepared = Prepared.from_arrays(ctx.files.read_arrays("prepared.npz"))
+    prepared = ctx.files.read_as("prepared.npz", Prepared.from_arrays)
     rounds = len(ctx.coefficients)
     weights = logistic.finish(
         ch,
@@ -290,7 +297,7 @@ def model_document(ctx: StepContext, weights: NDArray[np.float64], *, base_rate:
 
 def _evaluate(ctx: StepContext, ch: Channel) -> StepResult:
     encoded = ctx.files.read_arrays("encoded.npz")
-    prepared = Prepared.from_arrays(ctx.files.read_arrays("prepared.npz"))
+    prepared = ctx.files.read_as("prepared.npz", Prepared.from_arrays)
     weights = ctx.files.read_arrays("weights.npz")["weights"]
     metrics = scoring.evaluate(
         ch,

@@ -23,6 +23,7 @@ _STATUS: dict[str, grpc.StatusCode] = {
     "transport.party_mismatch": grpc.StatusCode.UNAUTHENTICATED,
     "transport.protocol_version": grpc.StatusCode.FAILED_PRECONDITION,
     "transport.oversized": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "transport.too_often": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "transport.too_many_streams": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "transport.timeout": grpc.StatusCode.DEADLINE_EXCEEDED,
     "transport.not_started": grpc.StatusCode.DEADLINE_EXCEEDED,

@@ -17,6 +17,7 @@ from node.transport.opening import check_open
 from node.transport.options import TIMEOUTS, Timeouts
 from node.transport.session import OnWait
 from node.transport.switchboard import Switchboard
+from operations.gate import Gate
 from protos import peer_pb2, peer_pb2_grpc, tls
 
 _log = logging.getLogger("isthmus.node.transport")
@@ -43,6 +44,7 @@ class PeerServicer(peer_pb2_grpc.PeerServicer):
         """Told why a stream was refused."""
         self._pinned, self._permit, self._board = pinned, permit, board
         self._limits, self._timeouts = limits, timeouts
+        self._gate = Gate("transport", streams=limits.streams_of_one)
 
     def _authenticate(self, context: grpc.ServicerContext) -> str:
         try:
@@ -53,10 +55,13 @@ class PeerServicer(peer_pb2_grpc.PeerServicer):
     def Exchange(self, frames: Iterator[peer_pb2.Frame], context: grpc.ServicerContext) -> Iterator[peer_pb2.Frame]:
         """One stream of one session.  A refusal ends it with a status whose details are the code alone."""
         try:
-            yield from self.answer(self._authenticate(context), frames, context.cancel)
+            peer = self._authenticate(context)
+            with self._gate.passing(peer):
+                yield from self.answer(peer, frames, context.cancel)
         except IsthmusError as error:
-            _log.info("a stream was refused: %s", error)
-            self.refused(error)
+            if error.code != "transport.too_often":  # what led to it was told
+                _log.info("a stream was refused: %s", error)
+                self.refused(error)
             context.abort(status_of(error), error.code)
         except Exception:  # noqa: BLE001 - gRPC would tell the peer the exception's text
             _log.exception("a stream ended with a fault of isthmus")

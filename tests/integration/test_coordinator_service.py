@@ -16,9 +16,9 @@ import pytest
 
 from audit.identity import create_identity
 from audit.receipts import verify_approval
-from coordinator import jobs
+from coordinator import jobs, service
 from coordinator.client import connect
-from coordinator.errors import TransportError, UsageError
+from coordinator.errors import IsthmusError, TransportError, UsageError
 from coordinator.runner import Runner
 from coordinator.server import Server
 from protos import control_pb2, control_pb2_grpc, tls
@@ -475,3 +475,56 @@ def test_a_step_report_out_of_form_fails_the_job_at_once(world: World) -> None:
     assert (view.state, view.code) == ("failed", "control.bad_field")
     assert bank.ended() == "control.bad_field"
     poll(lambda: "job_end" in platform.kinds(), "the other node hears of the end")
+
+
+def test_jobs_beyond_the_limit_are_not_taken_in(world: World) -> None:
+    world.serve()
+    assert world.server is not None
+    world.server.runner._jobs_open = 2
+    first = world.submit()
+    world.submit()
+    with pytest.raises(IsthmusError) as refused:
+        world.submit()
+    assert refused.value.code == "coordinator.too_many_jobs"
+    with connect(world.config) as client:
+        client.cancel(first)
+    world.submit()
+
+
+def test_a_node_that_reports_without_end_is_cut_off(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "REPORTS_AT_ONCE", 20)
+    monkeypatch.setattr(service, "REPORTS_PER_SECOND", 0.0)
+    world.serve()
+    job = world.submit()
+    node = world.node("bank", decision=None)
+    for number in range(40):
+        progress = control_pb2.StepProgress(job=job, step="align", phase="align", done=number, total=40)
+        node.say(control_pb2.Report(progress=progress))
+    assert node.ended() == "control.too_many_reports"
+
+
+def test_a_node_that_is_refused_without_end_is_not_read_for_a_while(world: World) -> None:
+    world.serve()
+    wrong = control_pb2.Hello(protocol=99, party="bank", software="0.1.0")
+    codes = [world.node("bank", hello=wrong).ended() for _ in range(40)]
+    assert codes[:10] == ["control.protocol_version"] * 10
+    assert codes[-1] == "control.too_often"
+    assert world.node("platform").attached.wait(10)
+
+
+def test_a_cut_link_that_is_reported_without_end_starts_one_timer(world: World) -> None:
+    world.serve()
+    nodes = {name: world.node(name, script=lambda start: None) for name in ("bank", "platform")}
+    job = world.submit()
+    poll(lambda: nodes["bank"].starts(), "the first step")
+    failed = control_pb2.Report(step_failed=control_pb2.StepFailed(job=job, step="align", code="transport.silent"))
+    timers = lambda: sum(isinstance(thread, threading.Timer) for thread in threading.enumerate())  # noqa: E731
+    before = timers()
+    for _ in range(200):
+        nodes["bank"].say(failed)
+    deadline, most = time.monotonic() + 1.5, 0
+    while time.monotonic() < deadline:
+        most = max(most, timers() - before)
+        time.sleep(0.01)
+    assert 1 <= most <= 2
+    assert world.until(job, "failed").code == "transport.silent"

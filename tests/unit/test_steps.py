@@ -18,7 +18,7 @@ from audit.spec import JobSpec
 from node.config import RelaySection
 from node.crypto.drbg import Drbg
 from node.data.load import load_table
-from node.errors import IsthmusError, UsageError
+from node.errors import IsthmusError, PolicyError, UsageError
 from node.policy import AutoApprove
 from node.protocols.metrics import Metrics
 from node.runtime import steps
@@ -79,6 +79,29 @@ def refusal(one: TestNode, labels: StepLabels) -> str:
 
 
 # ---- offers and decisions
+
+
+def test_offers_beyond_the_limit_are_not_taken_in(bank: TestNode) -> None:
+    jobs = Jobs(
+        replace(bank.parts, limits=replace(bank.parts.limits, jobs_open=2)),
+        report=bank.heard.report,
+        progress=lambda **_: None,
+        notify=bank.heard.lines.append,
+    )
+    specs = [spec_of(nonce=f"{number:032x}") for number in range(3)]
+    offers = [control_pb2.Offer(job=spec.identity(), spec=spec.canonical().decode()) for spec in specs]
+    jobs.offer(offers[0])
+    jobs.offer(offers[1])
+    before = bank.entries()
+    with pytest.raises(PolicyError) as refused:
+        jobs.offer(offers[2])
+    assert refused.value.code == "job.too_many"
+    assert bank.store.job(offers[2].job) is None
+    assert bank.entries() == before
+    jobs.offer(offers[1])  # one that is known is no further one
+    jobs.decide(offers[0].job, decision="reject", by="Ana")
+    jobs.offer(offers[2])
+    assert bank.store.job(offers[2].job).state == "waiting"
 
 
 def test_a_job_waits_for_a_person_and_the_signed_decision_goes_out(bank: TestNode, known: dict[str, Identity]) -> None:
