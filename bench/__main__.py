@@ -37,6 +37,7 @@ def main() -> None:
         "alignment": ["--elements", "2000"] if given.quick else [],
         "link": ["--messages", "8", "--trips", "10", "--repeats", "1"] if given.quick else [],
         "audit": ["--entries", "20000"] if given.quick else [],
+        "links": ["--quick"] if given.quick else [],
         "training": ["--key-bits", *bits, *(["--", *given.demo] if given.demo else [])],
     }
     figures = {}

@@ -1,4 +1,4 @@
-"""Faults at random moments of real jobs: three processes, one of them killed with SIGKILL (or a link cut) again and again.
+"""Faults at random moments of real jobs: of three processes one is killed with SIGKILL, or a link is cut, again and again.
 
     python -m bench.chaos                                500 faults, five a job; some twenty minutes
     python -m bench.chaos --faults 50 --seed 7           the size that the tests run
@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import rfc8785
 import tomli_w
 from rich import box
 from rich.console import Console
@@ -46,8 +47,15 @@ from coordinator.demo.processes import accepts_connections, command_line, end_gr
 from coordinator.errors import IsthmusError
 from coordinator.jobs import ENDED
 from coordinator.submit import build_spec
+from tests.cutter import Cutter
 
 NAMES = ("coordinator", *PARTIES)
+KILLS = tuple(f"kill {name}" for name in NAMES)
+LINKS = ("nodes", "bank to coordinator", "platform to coordinator")
+CUTS = tuple(f"{what} {link}" for what in ("cut", "away") for link in LINKS)
+"""``cut``: every connection is reset; ``away``: and nobody is there for a while."""
+KINDS = (*KILLS, *KILLS, *CUTS)
+"""What a fault is drawn from: as many kills as cuts."""
 RESULTS = Path(__file__).resolve().parent / "results"
 L2 = "0.001"
 ROUNDS = 6
@@ -152,6 +160,27 @@ class Trio:
             end_group(process)
 
 
+@dataclass(frozen=True)
+class Hands:
+    """What does the faults: the processes, and the links between them."""
+
+    trio: Trio
+    links: dict[str, Cutter]
+
+    def do(self, kind: str, down: float) -> None:
+        """One fault, and after ``down`` seconds its end."""
+        what, _, where = kind.partition(" ")
+        if what == "kill":
+            self.trio.kill(where)
+            time.sleep(down)
+            self.trio.start(where)
+        elif what == "cut":
+            self.links[where].cut()
+        else:
+            with self.links[where].away():
+                time.sleep(down)
+
+
 def run_chaos(folder: Path, *, faults: int, per_job: int, seed: int, told: Callable[[str], None] = lambda line: None) -> Outcome:
     """Run an undisturbed job, then jobs with faults until ``faults`` were done.
 
@@ -165,9 +194,9 @@ def run_chaos(folder: Path, *, faults: int, per_job: int, seed: int, told: Calla
     layout = lay_out(folder / "parties", data, rounds=ROUNDS, workers=1, small_keys=True)
     for party in PARTIES:
         _approve_by_rule(layout, party)
-    with _serving(layout) as trio, connect(load_config(layout.config("coordinator"))) as operator:
+    with _cut_links(layout) as links, _serving(layout) as trio, connect(load_config(layout.config("coordinator"))) as operator:
         begun = time.monotonic()
-        job, view = _job(layout, operator, data, trio, [], rng, outcome)
+        job, view = _job(layout, operator, data, Hands(trio, links), [], rng, outcome)
         if view.state != "finished":
             raise SystemExit(f"the undisturbed job {view.state} [{view.code}]")
         outcome.undisturbed_seconds = time.monotonic() - begun
@@ -177,8 +206,8 @@ def run_chaos(folder: Path, *, faults: int, per_job: int, seed: int, told: Calla
         while len(outcome.faults) < faults:
             number += 1
             before = len(outcome.faults)
-            kinds = [rng.choice(NAMES) for _ in range(min(per_job, faults - before))]
-            job, view = _job(layout, operator, data, trio, kinds, rng, outcome, number)
+            kinds = [rng.choice(KINDS) for _ in range(min(per_job, faults - before))]
+            job, view = _job(layout, operator, data, Hands(trio, links), kinds, rng, outcome, number)
             if view.state == "finished":
                 outcome.differences.append(_difference(layout, data, job))
                 outcome.attempts.append(view.attempt)
@@ -217,6 +246,28 @@ def _approve_by_rule(layout: Layout, party: str) -> None:
 
 
 @contextlib.contextmanager
+def _cut_links(layout: Layout) -> Iterator[dict[str, Cutter]]:
+    """A proxy in front of each link: the bank dials the platform, both nodes dial the coordinator.
+
+    The nodes' partner files name the proxies; an address is no part of what a fingerprint covers.
+    """
+    ends = {
+        "nodes": ("bank", "platform", layout.platform_port),
+        "bank to coordinator": ("bank", "coordinator", layout.coordinator_port),
+        "platform to coordinator": ("platform", "coordinator", layout.coordinator_port),
+    }
+    links = {name: Cutter(port) for name, (_, _, port) in ends.items()}
+    try:
+        for name, (node, partner, _) in ends.items():
+            path = layout.home(node) / "partners" / f"{partner}.partner.json"
+            path.write_bytes(rfc8785.dumps(json.loads(path.read_bytes()) | {"address": links[name].address}))
+        yield links
+    finally:
+        for link in links.values():
+            link.close()
+
+
+@contextlib.contextmanager
 def _serving(layout: Layout) -> Iterator[Trio]:
     trio = Trio(layout)
     try:
@@ -237,7 +288,7 @@ def _job(
     layout: Layout,
     operator: OperatorClient,
     data: DemoData,
-    trio: Trio,
+    hands: Hands,
     kinds: list[str],
     rng: random.Random,
     outcome: Outcome,
@@ -255,13 +306,11 @@ def _job(
         view = _patiently(lambda: operator.show(job))
         if view.state in ENDED:
             break
-        trio.kill(kind)
-        outcome.faults.append(Fault(f"kill {kind}", number, after, down, view.step or view.state))
-        time.sleep(down)
-        trio.start(kind)
+        outcome.faults.append(Fault(kind, number, after, down, view.step or view.state))
+        hands.do(kind, down)
     deadline = time.monotonic() + JOB_SECONDS
     while (view := _patiently(lambda: operator.show(job))).state not in ENDED:
-        trio.check()
+        hands.trio.check()
         if time.monotonic() > deadline:
             raise SystemExit(f"job {job[:12]} hangs in {view.step} {view.round}, attempt {view.attempt}; see {layout.folder}")
         time.sleep(0.2)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from audit.record import Json
 from coordinator.jobs import Job, Metrics, StepReport
 
 SIZES = "protocols.md: sizes"
@@ -46,20 +45,6 @@ def of_report(job: Job, party: str, report: StepReport) -> list[Disclosure]:
     if report.metrics is not None:
         return [Disclosure(party, "aggregates", 5 + 3 * len(report.metrics.gains), AGGREGATES, _describe(report.metrics))]
     return []
-
-
-def receipt(job: Job) -> list[dict[str, Json]]:
-    """Everything the coordinator was told in the course of a job: what, by whom, how many values, what allowed it."""
-    totals: dict[tuple[str, str, str], int] = {}
-    for step in job.steps:
-        for party, report in step.reports.items():
-            for item in of_report(job, party, report):
-                key = (item.party, item.what, item.clause)
-                totals[key] = totals.get(key, 0) + item.count
-    return [
-        {"party": party, "what": what, "to": job.spec.coordinator, "count": count, "clause": clause}
-        for (party, what, clause), count in totals.items()
-    ]
 
 
 def _describe(metrics: Metrics) -> str:

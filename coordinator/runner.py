@@ -25,7 +25,7 @@ from typing import Any
 from audit.errors import IsthmusError
 from audit.partner import Partner
 from audit.receipts import verify_approval
-from audit.record import Json, LogWriter, format_time
+from audit.record import LogWriter, format_time
 from audit.spec import parse_spec
 from audit.witness import Refused, Witness
 from coordinator import disclosures, jobs
@@ -33,6 +33,7 @@ from coordinator.control_fields import step_report
 from coordinator.cosigning import Cosigning
 from coordinator.errors import PeerError, TransportError, UsageError, VerificationError
 from coordinator.jobs import Decision, Job, Order, SendApprovals, SendEnd, SendStep, Step
+from coordinator.logged import Logged
 from coordinator.observe import SILENT, Observer
 from coordinator.store import Store
 from coordinator.submit import check_party
@@ -94,19 +95,6 @@ class Attachment:
             raise self.reason
 
 
-@dataclass
-class Logged:
-    """What a log that is opened holds of jobs: those it knows, and those whose end it tells."""
-
-    begun: set[str] = field(default_factory=set)
-    ended: set[str] = field(default_factory=set)
-
-    def hear(self, entry: Mapping[str, Json]) -> None:
-        """Take in one entry."""
-        if entry["kind"] == "job":
-            (self.ended if entry.get("state") in jobs.ENDED else self.begun).add(str(entry["job"]))
-
-
 @dataclass(frozen=True)
 class Progress:
     """How far a party says it is in the running step."""
@@ -156,6 +144,7 @@ class Runner:
         self._stale: set[str] = set()
         self.relayed: Callable[[tuple[str, str, int, int]], int] = lambda attempt: 0
         """Sealed bytes that the relay passed on in an attempt (job, step, round, attempt)."""
+        self._logged = logged or Logged()
         self.changed = threading.Condition(threading.RLock())
         self.version = 0
         self.stopping = self.draining = False
@@ -167,25 +156,24 @@ class Runner:
         for job in (*self._jobs.values(), *store.recent(RECENT)):
             self._cosigning.met(job)
             if logged is not None:
-                self._catch_up(job, logged)
+                self._catch_up(job)
         self._cosigning.checkpoint()
 
-    def _catch_up(self, job: Job, logged: Logged) -> None:
+    def _catch_up(self, job: Job) -> None:
         """Log what a crash kept out of the log: the database is written first."""
-        if job.identity not in logged.begun:
+        if job.identity not in self._logged.begun:
             self._log_submission(job)
-            logged.begun.add(job.identity)
-        if job.ended and job.identity not in logged.ended:
+            self._logged.begun.add(job.identity)
+        if job.ended and job.identity not in self._logged.ended:
             self._log_end(job)
-            logged.ended.add(job.identity)
+            self._logged.ended.add(job.identity)
 
     def _log_submission(self, job: Job) -> None:
         self._log.append("spec", job=job.identity, document=job.spec.canonical().decode())
         self._log.append("job", job=job.identity, state="submitted", code="")
 
     def _log_end(self, job: Job) -> None:
-        items: list[Json] = [*disclosures.receipt(job)]
-        self._log.append("disclosures", job=job.identity, items=items)
+        self._log.append("disclosures", job=job.identity, items=self._logged.receipt(job.identity))
         self._log.append("job", job=job.identity, state=job.state, code=job.code)
 
     # -- nodes
@@ -450,6 +438,7 @@ class Runner:
                     what=item.what, to=self.name, count=item.count, clause=item.clause, value=item.value, party=party,
                     salt=secrets.token_hex(16),  # the hash of an entry must not let its value be guessed
                 )  # fmt: skip
+                self._logged.disclosed(job.identity, (party, item.what, self.name, item.clause), item.count)
         self._apply(job, jobs.report(job, party, report))
 
     def _step_failed(self, job: Job, party: str, body: control_pb2.StepFailed) -> None:

@@ -19,10 +19,11 @@ from audit.witness import Witness
 from coordinator.config import CoordinatorConfig
 from coordinator.errors import DataError, TransportError
 from coordinator.leader import Leadership, NotLeader
+from coordinator.logged import Logged
 from coordinator.operators import OperatorService
 from coordinator.relay import RelayService
 from coordinator.rooms import RelayLimits
-from coordinator.runner import Logged, Runner
+from coordinator.runner import Runner
 from coordinator.service import ControlService, caller
 from coordinator.store import Store
 from coordinator.store.engine import is_postgresql

@@ -55,8 +55,8 @@ protocol: malformed_message not_reduced unexpected_message wrong_count wrong_len
 psi: batch_size duplicate_identifier empty_set identifier_not_text less_than_declared low_order_point more_than_declared
     non_canonical_point order repeated_element scalar too_few_shared too_many_elements wrong_length wrong_position
 receipt: parties payload_digest sender
-relay: absent bad_key bad_seal busy disabled ended exhausted expired left malformed met_twice no_room not_running
-    oversized protocol_version stalled stopping superseded truncated wrong_identity
+relay: absent bad_key bad_seal busy disabled ended exhausted expired left malformed met_twice no_room not_running oversized
+    protocol_version stalled stopping superseded truncated wrong_identity
 scoring: bad_aggregates bad_band one_class
 seed: unreadable
 spec: empty invalid not_a_number not_a_party not_canonical too_large

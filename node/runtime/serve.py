@@ -313,6 +313,7 @@ def serve(
         )
         if server is not None:
             stack.callback(lambda: server.stop(grace=0.5).wait(STOP_SECONDS))
+            stack.callback(board.close)
         control.start()
         stack.callback(control.stop)
         stack.callback(jobs.stop, STOP_SECONDS)

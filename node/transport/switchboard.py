@@ -31,6 +31,16 @@ class Switchboard:
         self._sessions: dict[Key, Session] = {}
         self._parked: dict[Key, float] = {}
         """Since when a session waits for its step."""
+        self._closed = False
+
+    def close(self) -> None:
+        """Let every session go that no step has claimed, and take none from now on: the process could not end meanwhile."""
+        with self._lock:
+            self._closed = True
+            waiting = [self._sessions[key] for key in self._parked if key in self._sessions]
+        error = TransportError("transport.stopping", "This node is stopping.")
+        for session in waiting:
+            session.stop(error, tell=error.code)
 
     def admit(self, peer: str, opening: peer_pb2.Open, *, limits: Limits, timeouts: Timeouts) -> Session:
         """The session of an incoming stream: one that is known, or a new one that waits for its step.
@@ -40,12 +50,14 @@ class Switchboard:
 
         Raises:
             TransportError: ``transport.session_lost`` (a stream of a session that is not known here: this node has started
-                again), ``transport.too_many_streams``.
+                again), ``transport.too_many_streams``, ``transport.stopping``.
             PeerError: ``transport.wrong_session`` (the attempt has another session already), ``transport.foreign_session`` (the
                 token is that of another peer's session).
         """
         key = _key(peer, opening)
         with self._lock:
+            if self._closed:
+                raise TransportError("transport.stopping", "This node is stopping.")
             self._prune(timeouts)
             known = self._sessions.get(key)
             if known is not None and not known.token and not opening.resumed:  # a step here waits for its first stream

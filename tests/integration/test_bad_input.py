@@ -12,7 +12,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
 from audit.identity import Identity
@@ -28,7 +27,7 @@ from protos import control_pb2
 from protos.peer_pb2 import Frame
 from tests.integration.test_control_link import Coordinator, client
 from tests.integration.test_coordinator_service import World
-from tests.integration.test_peer_transport import Acceptor, connect, opening, raw
+from tests.integration.test_peer_transport import TOKEN, Acceptor, connect, opening, raw
 from tests.nodes import TestNode, free_port, identities, node, spec_of, write_node
 
 SECRET = "SECRET"
@@ -478,9 +477,9 @@ def test_a_node_cannot_report_for_the_other(world: World) -> None:
 def test_the_status_of_a_refusal_holds_no_text(known: dict[str, Identity]) -> None:
     acceptor = Acceptor(known | {"stranger": known["coordinator"]}, fault)
     try:
-        call = raw(acceptor, known["platform"], [Frame(open=opening("platform"))])
-        with pytest.raises(grpc.RpcError):
-            list(call)
-        assert call.details() == "internal.error"
+        peer = raw(acceptor, known["platform"], [Frame(open=opening("platform", session=TOKEN))])
+        peer.wait()
+        assert peer.ended is not None
+        assert peer.ended.details() == "internal.error"
     finally:
         acceptor.server.stop(None).wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 
 from audit.identity import create_identity
 from audit.receipts import verify_approval
-from coordinator import service
+from coordinator import jobs, service
 from coordinator.client import connect
 from coordinator.errors import IsthmusError, TransportError, UsageError
 from coordinator.runner import Runner
@@ -256,6 +257,39 @@ def test_what_a_crash_kept_out_of_the_log_is_logged_at_the_next_start(world: Wor
         world.serve()
         assert states() == ["spec", "submitted", "disclosures", "cancelled"]
         world.stop()
+
+
+def test_the_receipt_counts_what_was_told_even_if_a_crash_lost_it(world: World) -> None:
+    """A report is logged, the process dies before it is stored, and the step runs again: it was told twice."""
+    world.serve()
+    bank, platform = world.node("bank"), world.node("platform")
+    honest = jobs.report
+    crashed = threading.Event()
+
+    def dies(job: jobs.Job, party: str, done: jobs.StepReport) -> jobs.Outcome:
+        if done.step == "prepare" and not crashed.is_set():
+            crashed.set()
+            raise SystemError("the process dies here")
+        return honest(job, party, done)
+
+    with mock.patch.object(jobs, "report", dies):
+        job = world.submit()
+        assert crashed.wait(WAIT)
+        world.stop()
+    for node in (bank, platform):
+        node.hang_up()
+    world.serve()
+    for name in ("bank", "platform"):
+        world.node(name)
+    assert world.until(job, "finished", "failed").state == "finished"
+    entries = [entry for entry in world.log() if entry["job"] == job]
+    told = Counter[tuple[str, str]]()
+    for entry in entries:
+        if entry["kind"] == "disclosure":
+            told[entry["party"], entry["what"]] += entry["count"]
+    receipt = next(entry["items"] for entry in entries if entry["kind"] == "disclosures")
+    assert {(item["party"], item["what"]): item["count"] for item in receipt} == dict(told)
+    assert 2 in (told["bank", "columns"], told["platform", "columns"])
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_a_message_cut_in_the_middle_is_not_sent_again_from_its_beginning(ends: 
     assert bank.join().result == hashlib.sha256(random.Random(1).randbytes(size)).digest()
     platform.join()
     assert link.cutter.resets == 2
-    assert link.cutter.carried < 1.5 * size
+    assert link.cutter.carried < 1.9 * size, "from its beginning, it would be twice the size and more"
 
 
 def test_half_open_is_noticed_and_mended(ends: Callable[..., Ends]) -> None:

@@ -354,6 +354,8 @@ def test_within_its_grace_a_node_ends_its_step_first_and_the_job_goes_on_after_t
         assert not [worker for worker in workers if worker.is_running()], "no orphan"
         assert states(made, "platform", "prepare") == [(0, "start", ""), (0, "done", "")]
         assert states(made, "platform", "round") == [], "no further step was begun"
+        last = (made.layout.home("platform") / "state" / "log" / "checkpoint").read_text()
+        assert "isthmus.log/coordinator " in last, "it waited for the cosignature of its last checkpoint"
         made.start("platform")
         assert made.ended(job) == ("finished", "")
         assert len([e for e in states(made, "platform", "prepare") if e[1] == "done"]) == 1, "what was done is not done again"

@@ -296,6 +296,14 @@ def test_a_name_that_is_not_the_certificates_is_refused(bank: Acceptor, known: d
     assert told.value.code == "transport.party_mismatch"
 
 
+def test_a_node_that_stops_lets_a_parked_stream_go_at_once(bank: Acceptor, known: dict[str, Identity]) -> None:
+    """Held, it would keep the process from ending."""
+    threading.Timer(0.5, bank.board.close).start()
+    with pytest.raises(PeerAborted) as told:
+        connect(bank, known["platform"])
+    assert told.value.code == "transport.stopping"
+
+
 def test_another_step_or_attempt_does_not_meet(bank: Acceptor, known: dict[str, Identity]) -> None:
     thread = bank.answer(lambda ch: ch.recv(PsiStart), attempt=1)
     with pytest.raises(TransportError) as told:

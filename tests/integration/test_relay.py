@@ -349,7 +349,8 @@ def test_a_silent_stream_is_cut(world: Relayed) -> None:
     ],
 )
 def test_a_message_that_is_no_record_ends_both_sides(world: Relayed, second: relay_pb2.Sealed, code: str) -> None:
-    other = world.raw(world.identities["platform"], world.room("bank"))
+    world.limit(join=30.0)
+    other = world.raw(world.identities["platform"], world.room("bank"), hold=30.0)
     bad = world.raw(world.identities["bank"], world.room("platform"), second)
     assert bad.ended() == code
     assert other.ended() == code

@@ -16,6 +16,7 @@ import urllib.request
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -24,7 +25,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
 from audit.errors import DataError, IsthmusError, UsageError
+from audit.identity import create_identity
+from coordinator.config import load_config as load_coordinator
 from coordinator.metrics import CoordinatorMetrics, CoordinatorState
+from coordinator.watching import Watch
 from node.cli import main_group as node_commands
 from node.config import load_config as load_node
 from node.runtime.journal import StepLabels
@@ -428,6 +432,26 @@ def test_a_socket_that_a_killed_process_left_is_replaced_and_a_long_path_is_told
     with pytest.raises(IsthmusError) as caught:
         LocalHealth(deep, Health(()))
     assert caught.value.code == "health.path_too_long"
+
+
+def test_a_standby_is_alive_and_not_ready_until_it_leads(short: Path) -> None:
+    create_identity(short / "keys", name="coordinator", role="coordinator")
+    (short / "coordinator.toml").write_text('[coordinator]\nname = "coordinator"\nlisten = "127.0.0.1:7442"\n')
+    (short / "state" / "log").mkdir(parents=True)
+    (short / "state" / "log" / "log.jsonl").touch()
+    leading = SimpleNamespace(epoch=0, lost="")
+    watch = Watch(load_coordinator(short / "coordinator.toml"), leading)  # type: ignore[arg-type]
+    watch.listen()
+    watch.listen()
+    try:
+        names = ("liveness", "readiness", "leading", "log", "disk")
+        assert ask(short / "state", names) == dict.fromkeys(names, True) | {"readiness": False, "leading": False}
+        leading.epoch = 3
+        assert ask(short / "state", names) == dict.fromkeys(names, True)
+        leading.lost = "another took the lead"
+        assert ask(short / "state", names)["readiness"] is False
+    finally:
+        watch.close()
 
 
 # --- the two signals --------------------------------------------------------------------------------------------------------------

@@ -221,6 +221,14 @@ def test_auto_approve_matches_all_three() -> None:
         decide(specification(set_key("model", "rounds", 40)), rules=policy(auto_approve=[rule]))
 
 
+def test_patience_is_ten_minutes_unless_said_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text("")
+    assert load_policy(path).links.patience == 600
+    path.write_text("[links]\npatience = 86400\n")
+    assert load_policy(path).links.patience == 86400
+
+
 def test_sample_loads_and_allows_a_default_job(tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
     path.write_text(POLICY_TOML)
@@ -232,6 +240,9 @@ def test_sample_loads_and_allows_a_default_job(tmp_path: Path) -> None:
     [
         ("[limit]\n", "config.unknown_key", "limits"),
         ("[limits]\nkey_bits_min = 1024\n", "config.invalid", "limits.key_bits_min"),
+        ("[links]\npatience = 0\n", "config.invalid", "links.patience"),
+        ("[links]\npatience = 1.5\n", "config.invalid", "links.patience"),
+        ("[links]\npatient = 5\n", "config.unknown_key", "patience"),
         ('[partners]\nallow = "everyone"\n', "config.invalid", "partners.allow"),
         ('[[auto_approve]]\nname = "a"\npartner = "p"\ndataset = "d"\n', "config.missing_key", "auto_approve[1].coordinator"),
         ('[[dataset]]\nname = "a"\nroles = []\n[[dataset]]\nname = "a"\nroles = []\n', "config.invalid", "stands twice"),
