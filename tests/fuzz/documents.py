@@ -19,7 +19,7 @@ import pyarrow.parquet
 from audit.checkpoint import Checkpoint, parse_checkpoint, parse_note, sign_checkpoint, verify_checkpoint
 from audit.cosignature import cosign, parse_cosigner, verify_cosignature, with_cosignature
 from audit.errors import IsthmusError
-from audit.identity import create_identity, load_identity
+from audit.identity import Identity, create_identity, load_identity
 from audit.merkle import leaf_hash
 from audit.partner import export_partner, parse_partner
 from audit.policy import load_policy as load_audit_policy
@@ -251,13 +251,13 @@ def kept_table(data: bytes) -> None:
 
 
 @functools.cache
-def _tls_key() -> bytes:
-    return load_identity(_identity()).tls_key_pem
+def _node() -> Identity:
+    return load_identity(_identity())
 
 
 def seed(data: bytes) -> None:
     _file("seed/seed.sealed", data)
-    open_seed(JobFiles(folder() / "seed"), job=JOB, tls_key_pem=_tls_key())
+    open_seed(JobFiles(folder() / "seed"), job=JOB, identity=_node())
 
 
 # ---- data sets -------------------------------------------------------------------------------------------------------------------
@@ -363,7 +363,7 @@ def _table() -> bytes:
 @functools.cache
 def _sealed() -> bytes:
     files = JobFiles(folder() / "seedseed")
-    draw_seed(files, job=JOB, tls_key_pem=_tls_key())
+    draw_seed(files, job=JOB, identity=_node())
     return files.read("seed.sealed")
 
 
