@@ -128,8 +128,8 @@ class _Order:
         before = f"{steps.place[0]} {steps.place[1] or ''}".strip() or "nothing"
         rounds = self.view.spec.model.rounds
         if key.step == "prepare" and steps.place[0] == "round" and key.attempt > steps.attempt:
-            # For the round itself at this attempt, or the next one at the attempt before: the count is the same.
-            if masks_left(steps.place[1], key.attempt, prepared=steps.prepared, rounds=rounds):
+            # For the round itself, or where this log has it done for the next one, of which it may have seen no attempt.
+            if masks_left(steps.place[1] + steps.done, key.attempt, prepared=steps.prepared, rounds=rounds):
                 raise self._refuse(log, seq, "audit.step_order", f"{key} prepares again, though {before} had masks left")
             return
         waiting = steps.waiting if steps.place[0] == "prepare" else {}

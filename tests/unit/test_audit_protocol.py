@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
 
 import pytest
 import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audit import history
+from audit import history, lawful
 from audit.errors import DataError
-from audit.history import Directive, Runs, Shape
+from audit.history import AttemptKey, Directive, Runs, Shape
+from audit.ledger import LogRejected
 from audit.protocol import (
     COORDINATOR_ORDER,
     LEGAL_MESSAGES,
@@ -321,3 +323,43 @@ def test_no_change_of_a_message_entry_slips_past(at: int, put: bytes, cut: int) 
 def test_numbers_of_a_message_entry_have_one_form(number: str) -> None:
     data = rfc8785.dumps(MESSAGE).replace(b'"items":3', f'"items":{number}'.encode())
     assert not accepted(data)
+
+
+PREPARE_AGAIN = [
+    # round begun last, whether it is done in this log, attempt of the second preparation, whether that is lawful (7 masks, 6 rounds)
+    (4, False, 3, False),  # round 4 would find the seventh
+    (4, False, 4, True),
+    (4, True, 3, True),  # round 5 was started again while this node was away, and found none
+    (4, True, 2, False),
+    (6, True, 1, True),
+    (1, True, 5, False),
+    (1, True, 6, True),
+]
+
+
+@pytest.mark.parametrize(("number", "done", "attempt", "legal"), PREPARE_AGAIN)
+def test_a_second_preparation_is_lawful_where_no_mask_is_left(number: int, done: bool, attempt: int, legal: bool) -> None:
+    view = SimpleNamespace(spec=SimpleNamespace(model=SimpleNamespace(rounds=6)), short="job")
+    order = lawful._Order(view, lambda text: None)  # type: ignore[arg-type]
+    steps = lawful._Steps()
+    numbers = Directive()
+    for key in (AttemptKey("align", 0, 0), AttemptKey("prepare", 0, 0), *(AttemptKey("round", t, 0) for t in range(1, number + 1))):
+        steps.enter(key, numbers)
+    steps.done = done
+    again = AttemptKey("prepare", 0, attempt)
+    if not legal:
+        with pytest.raises(LogRejected) as caught:
+            order._check_next(steps, "bank", 9, again, numbers)
+        assert caught.value.code == "audit.step_order"
+        return
+    order._check_next(steps, "bank", 9, again, numbers)
+    steps.enter(again, numbers)
+    steps.done = True
+    order._check_next(steps, "bank", 10, AttemptKey("round", number, attempt), numbers)
+    for other in (number + 1, number + 2):
+        key = AttemptKey("round", other, attempt)
+        if done and other == number + 1:
+            order._check_next(steps, "bank", 10, key, numbers)
+        else:
+            with pytest.raises(LogRejected):
+                order._check_next(steps, "bank", 10, key, numbers)
