@@ -361,6 +361,12 @@ def _killing(ask: Ask, node: _Node, log: Path) -> Iterator[None]:
     command = [sys.executable, "-c", "from node.cli import main; main()", "--config", str(node.config), "serve"]
     before = (log / "log.jsonl").read_bytes().count(f'"type":"{ask.stop_at}"'.encode())
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    killed, send = threading.Event(), GrpcChannel.send_payload
+
+    def held(self: GrpcChannel, kind: str, payload: bytes) -> None:
+        if kind == ask.stop_at:  # the other node, in this process: without its message the step cannot end before the kill
+            killed.wait(_SECONDS)
+        send(self, kind, payload)
 
     def kill() -> None:
         for _ in until(f"no message {ask.stop_at} was sent"):
@@ -368,12 +374,15 @@ def _killing(ask: Ask, node: _Node, log: Path) -> Iterator[None]:
                 break
         process.kill()
         process.wait()
+        killed.set()
         node.start()
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     try:
-        yield
+        with mock.patch.object(GrpcChannel, "send_payload", held):
+            yield
     finally:
+        killed.set()
         process.kill()
         killer.join(30)

@@ -326,7 +326,7 @@ def test_numbers_of_a_message_entry_have_one_form(number: str) -> None:
 
 
 PREPARE_AGAIN = [
-    # round begun last, whether it is done in this log, attempt of the second preparation, whether that is lawful (7 masks, 6 rounds)
+    # round begun last, whether this log has it done, attempt of the second preparation, whether that is lawful (7 masks, 6 rounds)
     (4, False, 3, False),  # round 4 would find the seventh
     (4, False, 4, True),
     (4, True, 3, True),  # round 5 was started again while this node was away, and found none
