@@ -33,6 +33,8 @@ SYMBOL_BITS = 4
 BASE_TRANSFERS = COORDINATES * SYMBOL_BITS
 CHUNK_SLOTS = 1 << 15
 """Slots of a store in one message; the last message of a bin holds what remains."""
+MARKS_BATCH = 1 << 23
+"""Marks in one message."""
 DENSE_SLOTS = 64
 """Slots of a store that any key may use; 48 are in use, which keeps the whole a multiple of 64."""
 
@@ -117,3 +119,8 @@ def reason(method: Literal["auto", "curve", "ot"], label_holder: int, feature_ho
         return "the specification names it"
     side = "at least" if label_holder + feature_holder >= OT_FROM else "fewer than"
     return f"the two sets have {side} {OT_FROM:,} elements together"
+
+
+def chunks(first: int, count: int, most: int) -> list[tuple[int, int]]:
+    """Positions and sizes of the messages that carry ``count`` items from ``first``, at most ``most`` each."""
+    return [(first + done, min(most, count - done)) for done in range(0, count, most)]

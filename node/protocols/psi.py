@@ -94,16 +94,32 @@ def align(
             ``psi.more_than_declared``, ``psi.less_than_declared``, ``psi.non_canonical_point``, ``psi.low_order_point``,
             ``psi.repeated_element``.
     """
-    own_size = len(identifiers)
-    _check_own_size(own_size, limits)
-    ch.send(PsiStart(elements=own_size))
-    peer = _Peer(name=_PEER[role], size=ch.recv(PsiStart).elements, limits=limits)
-    peer.check_size()
-    _check_minimum(min(own_size, peer.size), minimum, "The smaller of the two sets has")
+    peer = declare(ch, role=role, elements=len(identifiers), minimum=minimum, limits=limits)
+    return match(ch, peer, job=job, identifiers=identifiers, minimum=minimum, drbg=drbg, progress=progress)
 
+
+def declare(ch: Channel, *, role: Role, elements: int, minimum: int, limits: Limits) -> Peer:
+    """Tell each other the sizes of the sets: how every alignment begins, whatever its method.
+
+    Raises:
+        DataError, PolicyError, PeerError: as :func:`align`, of the sizes alone.
+    """
+    _check_own_size(elements, limits)
+    ch.send(PsiStart(elements=elements))
+    peer = Peer(name=_PEER[role], size=ch.recv(PsiStart).elements, limits=limits)
+    peer.check_size()
+    check_minimum(min(elements, peer.size), minimum, "The smaller of the two sets has")
+    return peer
+
+
+def match(
+    ch: Channel, peer: Peer, *, job: str, identifiers: Sequence[str], minimum: int, drbg: Drbg, progress: Progress = silent
+) -> Alignment:
+    """:func:`align` once both sizes are known."""
+    own_size = len(identifiers)
     order = drbg.stream("psi.order").permutation(own_size)
     blinder = Blinder.draw(drbg.stream("psi.scalar"))
-    outgoing = _masked_batches(identifiers, order, _domain_tag(job), blinder, limits.psi_batch)
+    outgoing = _masked_batches(identifiers, order, _domain_tag(job), blinder, peer.limits.psi_batch)
     own, theirs = _exchange(ch, outgoing, own_size, peer, blinder, progress)
 
     ranked = np.argsort(own).astype(np.int64, copy=False)
@@ -111,7 +127,7 @@ def align(
     theirs.sort()
     _check_peer_repeats(theirs, peer)
     rows = order[_ranked_matches(own, ranked, theirs)]
-    _check_minimum(len(rows), minimum, "The two sets share")
+    check_minimum(len(rows), minimum, "The two sets share")
     return Alignment(rows=rows, own_size=own_size, peer_size=peer.size)
 
 
@@ -135,15 +151,29 @@ def _encoded(identifier: str) -> bytes:
     try:
         return identifier.encode()
     except UnicodeEncodeError:
-        raise DataError(
-            "psi.identifier_not_text",
-            "An identifier holds half of a surrogate pair and is no Unicode text.",
-            remedy="Read the data with its right character encoding.",
-        ) from None
+        raise not_text() from None
+
+
+def not_text() -> DataError:
+    """An own identifier cannot be encoded."""
+    return DataError(
+        "psi.identifier_not_text",
+        "An identifier holds half of a surrogate pair and is no Unicode text.",
+        remedy="Read the data with its right character encoding.",
+    )
+
+
+def duplicate() -> DataError:
+    """An own identifier was given twice."""
+    return DataError(
+        "psi.duplicate_identifier",
+        "An own identifier was given to the alignment twice.",
+        remedy="Remove duplicate identifiers before the alignment.",
+    )
 
 
 def _exchange(
-    ch: Channel, outgoing: Iterator[MaskedPoints], own_size: int, peer: _Peer, blinder: Blinder, progress: Progress
+    ch: Channel, outgoing: Iterator[MaskedPoints], own_size: int, peer: Peer, blinder: Blinder, progress: Progress
 ) -> tuple[NDArray[np.void], NDArray[np.void]]:
     """Both lists of doubly-masked values, in the order in which their single-masked ones were sent."""
     own, theirs = bytearray(), bytearray()  # they grow by what has come, never by what was announced
@@ -169,7 +199,7 @@ def _exchange(
 
 
 @dataclass(frozen=True)
-class _Peer:
+class Peer:
     """What the peer declared, and the checks of what it sends; each comes before memory is taken for it."""
 
     name: str
@@ -240,7 +270,7 @@ def _ranked_matches(own: NDArray[np.void], ranked: NDArray[np.int64], theirs: ND
     return np.concatenate(found)
 
 
-def _check_peer_repeats(ordered: NDArray[np.void], peer: _Peer) -> None:
+def _check_peer_repeats(ordered: NDArray[np.void], peer: Peer) -> None:
     """Refuse a list (ascending) that holds a value twice: the peer sent one point twice, or two that differ by one of low order."""
     for start in range(0, len(ordered) - 1, _CHUNK):
         part = ordered[start : start + _CHUNK + 1]
@@ -249,7 +279,7 @@ def _check_peer_repeats(ordered: NDArray[np.void], peer: _Peer) -> None:
 
 
 def _check_own_repeats(
-    own: NDArray[np.void], ranked: NDArray[np.int64], order: NDArray[np.int64], identifiers: Sequence[str], peer: _Peer
+    own: NDArray[np.void], ranked: NDArray[np.int64], order: NDArray[np.int64], identifiers: Sequence[str], peer: Peer
 ) -> None:
     """Refuse an answer that holds a value twice, unless it was this side that asked twice."""
     for start in range(0, len(ranked) - 1, _CHUNK):
@@ -260,11 +290,7 @@ def _check_own_repeats(
             continue
         first, second = order[index[repeats[0]]], order[index[repeats[0] + 1]]
         if identifiers[first] == identifiers[second]:
-            raise DataError(
-                "psi.duplicate_identifier",
-                "An own identifier was given to the alignment twice.",
-                remedy="Remove duplicate identifiers before the alignment.",
-            )
+            raise duplicate()
         raise peer.error("psi.repeated_element", "answered two different points with the same value")
 
 
@@ -286,7 +312,7 @@ def _check_own_size(size: int, limits: Limits) -> None:
         )
 
 
-def _check_minimum(size: int, minimum: int, what: str) -> None:
+def check_minimum(size: int, minimum: int, what: str) -> None:
     if size < minimum:
         raise PolicyError(
             "psi.too_few_shared",
