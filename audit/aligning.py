@@ -3,10 +3,11 @@
 All of it follows from the sizes of the two sets, which both declare, and the job's specification; so both nodes come to the same
 choice, and an auditor to theirs (docs/protocols.md, section 1).
 
-**The choice.**  Masking on the curve costs two scalar multiplications an element of both sets on either side, and
-48 bytes an element of both sets.  Oblivious transfer costs some ten symmetric operations an element and 50 bytes an element, but
-begins with 240 base transfers, four scalar multiplications each.  So ``auto`` masks where the two sets together are small and
-takes oblivious transfer for all others; no speed of a link changes that, for the larger method in time is never the smaller in bytes.
+**The choice.**  Masking on the curve costs either side a scalar multiplication for each element of both sets, and 48 bytes go over
+the link for each.  Oblivious transfer costs 38 to 43 bytes an element of the smaller set and about ten of the larger, and symmetric
+operations alone, but begins with 240 base transfers of four scalar multiplications and 15 kB in all.  So ``auto`` masks where the
+two sets together are small and takes oblivious transfer for all others.  The speed of the link does not enter: above a few hundred
+elements oblivious transfer is less in both time and bytes.
 
 **Bins.**  A keyed hash throws the identifiers of both sides into the same number of bins.  A bin is padded to a load that it
 exceeds with a chance below 2^-40, all bins together (Chernoff's bound), so that nothing about a set shows in how full they are.
@@ -19,6 +20,7 @@ from math import isqrt
 from typing import Literal
 
 Method = Literal["curve", "ot"]
+METHODS: dict[str, Method] = {"curve": "curve", "ot": "ot"}
 
 OT_FROM = 2_000
 """Elements of both sets together from which ``auto`` takes oblivious transfer: below, its base transfers cost more than masking."""
@@ -74,7 +76,7 @@ class BinShape:
 
 def bin_shape(receiver: int, sender: int) -> BinShape:
     """The sizes for two sets of ``receiver`` and ``sender`` elements."""
-    bins = -(-max(receiver, sender) // BIN_ELEMENTS)
+    bins = max(1, -(-max(receiver, sender) // BIN_ELEMENTS))
     load = bin_load(receiver, bins)
     bits = STATISTICAL_BITS + receiver.bit_length() + sender.bit_length()
     return BinShape(bins, load, bin_load(sender, bins), segment_slots(load), -(-bits // 8))

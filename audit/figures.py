@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property
 
-from audit.history import Act, Attempt, AttemptKey, JobRecord, Shape
+from audit.aligning import METHODS, Method
+from audit.history import Act, Attempt, AttemptKey, ChoiceRecord, JobRecord, Shape
 from audit.ledger import Ledger
 from audit.protocol import Figures
 from audit.spec import JobSpec
@@ -46,6 +47,14 @@ class NodeView:
     def disclosures(self, key: AttemptKey) -> list[Act]:
         """The disclosure entries of one attempt."""
         return self._by_attempt.get(key, [])
+
+    def choice(self, key: AttemptKey) -> ChoiceRecord | None:
+        """How an attempt of the alignment chose its method, where it had the choice."""
+        return self._choices.get(key)
+
+    @cached_property
+    def _choices(self) -> dict[AttemptKey, ChoiceRecord]:
+        return {act.key: act.data for act in self.record.of("choice")}
 
     @cached_property
     def _by_attempt(self) -> dict[AttemptKey, list[Act]]:
@@ -131,7 +140,30 @@ class JobView:
     def set_sizes(self) -> dict[str, int]:
         """Sizes of the two sets, as the messages of the last alignment that was done show them."""
         key = self.last_done("align")
-        return self._per_party(key, lambda attempt, way, ledger: attempt.direction(way).items.get("MaskedPoints")) if key else {}
+        if key is None:
+            return {}
+        for view in self.nodes.values():
+            if (choice := view.choice(key)) is not None:
+                return self._chosen_sizes(choice)
+        return self._per_party(key, lambda attempt, way, ledger: attempt.direction(way).items.get("MaskedPoints"))
+
+    def _chosen_sizes(self, choice: ChoiceRecord) -> dict[str, int]:
+        return dict(zip(self.parties, (choice.label_holder, choice.feature_holder), strict=True))
+
+    def sets_in(self, view: NodeView, attempt: Attempt) -> dict[str, int | None]:
+        """Sizes of the two sets in one attempt, as far as it tells."""
+        if (choice := view.choice(attempt.key)) is not None:
+            return {**self._chosen_sizes(choice)}
+        if not attempt.was_done:
+            return {}
+        return {party: attempt.direction(way).items.get("MaskedPoints") for party, way in _ways(view, attempt)}
+
+    def method_in(self, view: NodeView, attempt: Attempt) -> Method | None:
+        """The method of an attempt of the alignment; None where it was to be chosen and was not."""
+        if self.spec.align.method == "curve":
+            return "curve"
+        choice = view.choice(attempt.key)
+        return METHODS.get(choice.method) if choice is not None else None
 
     def _columns_in(self, key: AttemptKey | None) -> dict[str, int]:
         if key is None:
@@ -155,7 +187,7 @@ class JobView:
         model, key = self.spec.model, attempt.key
         peer = self.spec.peer_of(sender).name
         whole = attempt.was_done
-        sets = {party: attempt.direction(way).items.get("MaskedPoints") for party, way in _ways(view, attempt)} if whole else {}
+        sets = self.sets_in(view, attempt)
         columns = self.columns
         if key.step == "prepare":
             columns = self._columns_in(key)
@@ -167,6 +199,7 @@ class JobView:
             entries=model.lookup_entries_of(rows) if rows is not None else None,
             own_set=sets.get(sender),
             peer_set=sets.get(peer),
+            method=self.method_in(view, attempt),
             rows=rows,
             held_out=held,
             own_columns=columns.get(sender),

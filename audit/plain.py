@@ -44,6 +44,11 @@ def _double(field: int, value: float) -> bytes:
     return _varint(field << 3 | _DOUBLE) + data if any(data) else b""
 
 
+def psi_start(elements: int) -> bytes:
+    """A ``PsiStart``."""
+    return _number(1, elements)
+
+
 def directive_echo(coefficients: Sequence[str], lookup_range: str) -> bytes:
     """A ``DirectiveEcho``: coefficients packed, then the lookup range."""
     packed = b"".join(struct.pack("<d", float(value)) for value in coefficients)
@@ -64,7 +69,7 @@ def plain_message(kind: str, figures: Figures, directive: Directive, *, step: st
     """The bytes of a message of these figures; None where the logs do not tell all of them, or it is no plain one."""
     f = figures
     if kind == "PsiStart" and f.own_set is not None:
-        return _number(1, f.own_set)
+        return psi_start(f.own_set)
     if kind == "JobFigures" and f.rows is not None and f.own_columns is not None:
         rate = f.base_rate if f.holds_label else ""
         return None if rate is None else _number(1, f.rows) + _number(2, f.own_columns) + _text(3, rate.encode())
@@ -89,4 +94,4 @@ def altered(view: JobView, node: NodeView, attempt: Attempt) -> Iterator[tuple[s
                 yield way, kind
 
 
-__all__ = ["PLAIN", "aggregates", "altered", "directive_echo", "plain_message"]
+__all__ = ["PLAIN", "aggregates", "altered", "directive_echo", "plain_message", "psi_start"]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from math import frexp
 from types import MappingProxyType
 
+from audit.aligning import BASE_TRANSFERS, COORDINATES, SYMBOL_BITS, Method, bin_shape, label_holder_receives
 from audit.history import Directive
 from audit.layout import (
     BAND_BYTES,
@@ -56,7 +57,7 @@ NODE_ORDER: Table = MappingProxyType(
             "job": "ended",
         },
         "agreed": {"other approves": "agreed", "start": "step", "failed": "agreed", "disclosures": "closing", "job": "ended"},
-        "step": {"commitment": "step", "disclosure": "step", "done": "agreed", "failed": "agreed"},
+        "step": {"commitment": "step", "choice": "step", "disclosure": "step", "done": "agreed", "failed": "agreed"},
         "rejected": {"job": "ended"},
         "closing": {"disclosures": "closing", "job": "ended"},
         "ended": {"disclosures": "ended", "job": "ended"},
@@ -205,6 +206,7 @@ class Figures:
 
     Attributes:
         own_set, peer_set: identifiers of the two sets.
+        method: of the alignment; None before it was chosen.
         rows, held_out: shared rows for training and evaluation.
         own_columns, peer_columns: encoded columns, the label holder's intercept counted.
         rounds: most rounds of the job.
@@ -218,6 +220,7 @@ class Figures:
     entries: int | None = None
     own_set: int | None = None
     peer_set: int | None = None
+    method: Method | None = "curve"
     rows: int | None = None
     held_out: int | None = None
     own_columns: int | None = None
@@ -233,10 +236,27 @@ class Figures:
 
 
 def _align(f: Figures, round: int, directive: Directive) -> tuple[Part, ...]:
-    start = (2, 1 + 5) if f.own_set is None else (number_field(f.own_set),) * 2
+    shortest, longest = (2, 1 + 5) if f.own_set is None else (number_field(f.own_set),) * 2
+    start = Single("PsiStart", shortest, longest)
+    if f.method is None:
+        return (start,)
+    if f.method == "curve":
+        masked = Phase("MaskedPoints", f.own_set, 8 * POINT_BYTES), Phase("DoublyMasked", f.peer_set, 8 * KEPT_BYTES)
+        return start, Turns(*masked)
+    return start, *_align_by_ot(f, f.own_set or 0, f.peer_set or 0)
+
+
+def _align_by_ot(f: Figures, own: int, peer: int) -> tuple[Part, ...]:
+    receives = label_holder_receives(*((own, peer) if f.holds_label else (peer, own))) == f.holds_label
+    shape = bin_shape(own, peer) if receives else bin_shape(peer, own)
+    if not receives:
+        choices = Phase("BaseChoices", BASE_TRANSFERS, 8 * POINT_BYTES)
+        return choices, Phase("ItemTags", shape.all_tags, 8 * shape.tag_bytes)
     return (
-        Single("PsiStart", *start),
-        Turns(Phase("MaskedPoints", f.own_set, 8 * POINT_BYTES), Phase("DoublyMasked", f.peer_set, 8 * KEPT_BYTES)),
+        Phase("BasePoint", 1, 8 * POINT_BYTES),
+        Phase("TreeSums", BASE_TRANSFERS, 2 * 128),
+        Phase("StoreColumns", shape.all_slots, 1, lanes=COORDINATES * SYMBOL_BITS),
+        Phase("SharedMarks", shape.all_tags, 1),
     )
 
 

@@ -73,7 +73,7 @@ class Label(_Strict):
 class Align(_Strict):
     """How the shared customers are found (protocols.md, section 1)."""
 
-    method: Literal["curve"] = "curve"
+    method: Literal["auto", "curve", "ot"] = "auto"
     normalise: Annotated[str, StringConstraints(pattern=r"^(exact|casefold|digits|sha256|email|phone-e164:[A-Z]{2})$")] = "casefold"
     minimum: Annotated[int, Field(ge=1)] = 1000
 

@@ -206,6 +206,19 @@ NORMALISE = {
 }
 
 
+MATCHING = {
+    "auto": "by the quicker method for the sizes of the two sets",
+    "curve": "by masking them twice on a curve",
+    "ot": "by oblivious transfer",
+}
+"""How the shared customers are found, by the method that a job or a log names."""
+
+
+def chosen(method: str, reason: str) -> str:
+    """A choice of the alignment's method as a sentence."""
+    return f"Customers were matched {MATCHING.get(method, f'by {method}')}, because {reason}."
+
+
 def terms(spec: JobSpec) -> list[tuple[str, str]]:
     """What was approved, as (term, meaning) in a reader's order."""
     model, disclose = spec.model, spec.disclose
@@ -214,7 +227,11 @@ def terms(spec: JobSpec) -> list[tuple[str, str]]:
     return [
         ("Predicted", f"column “{spec.label.column}” of {spec.label_holder.name}"),
         ("Model", f"logistic regression, penalty (L2) {model.l2}"),
-        ("Customers matched", f"identifiers compared {NORMALISE.get(rule, f'by the rule {rule}')}, by private set intersection"),
+        (
+            "Customers matched",
+            f"identifiers compared {NORMALISE.get(rule, f'by the rule {rule}')}, by private set intersection, "
+            f"{MATCHING[spec.align.method]}",
+        ),
         ("Fewest shared customers", f"{spec.align.minimum:,}; with fewer the job stops before anything else happens"),
         ("Encryption", f"Paillier keys of {model.key_bits:,} bits"),
         ("Training", f"at most {model.rounds} rounds, until within {model.tolerance} of the optimum"),

@@ -40,6 +40,11 @@ _SPEC_OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
         "align.normalise",
         {"metavar": "RULE", "help": "How identifiers are made comparable: exact, casefold, digits, ..."},
     ),
+    (
+        "--align-method",
+        "align.method",
+        {"help": "How shared customers are found: auto (by the sizes), curve or ot (oblivious transfer)."},
+    ),
     ("--minimum", "align.minimum", {"type": int, "help": "Fewest shared customers."}),
     ("--l2", "model.l2", {"help": "Penalty on the mean log-loss, a decimal."}),
     ("--rounds", "model.rounds", {"type": int, "help": "Most rounds."}),

@@ -19,7 +19,8 @@ def describe_spec(spec: JobSpec, me: str) -> list[str]:
         f"this node is {me}; the coordinator is {spec.coordinator}",
         "label holder: " + _side(spec.label_holder, f"label {spec.label.column!r}"),
         "feature holder: " + _side(spec.feature_holder, "no label"),
-        f"shared customers: found by private set intersection (identifiers: {align.normalise}); given up below {align.minimum}",
+        f"shared customers: found by private set intersection (method {align.method}, identifiers: {align.normalise}); "
+        f"given up below {align.minimum}",
         f"model: logistic regression, l2 {model.l2}, at most {model.rounds} rounds, {model.key_bits}-bit keys",
         f"evaluation: a fraction of {model.holdout} of the shared customers is held out; scores in {model.bands} bands",
     ]

@@ -2,7 +2,8 @@
 
 The Hermitian curve y^4 + y = x^5 over GF(16) has genus 6 and 64 affine points; the functions x^i y^j (j < 4) with
 4 i + 5 j <= m are a basis of L(m P), the functions with no pole but one of order m or less at infinity (Stichtenoth, "Algebraic
-function fields and codes", 2nd edition, sections 6.4 and 8.3).  A function of L(m P) other than zero vanishes at no more than m points.
+function fields and codes", 2nd edition, sections 6.4 and 8.3).  A function of L(m P) other than zero vanishes at no more than m
+points.
 
     C, of dimension 17, are the values of L(22 P) at 60 of the points: the code of what a store holds (68 bits);
     L, from GF(16)^60 to GF(16)^32, has as its rows the values of a basis of L(37 P) at the same points.
@@ -77,7 +78,7 @@ def _evaluations(degree: int) -> list[list[int]]:
 
 
 def _echelon(rows: list[list[int]]) -> Bytes:
-    """The same space's basis in reduced echelon form: most columns of the pivots have but one entry, so that less is to be added."""
+    """The same space's basis in reduced echelon form: the columns of the pivots have but one entry, so that less is to be added."""
     rows = [list(row) for row in rows]
     rank = 0
     for column in range(len(rows[0])):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
-from audit.aligning import chosen_method, label_holder_receives
+from audit.aligning import Method, chosen_method, label_holder_receives, reason
 from node.crypto.drbg import Drbg
 from node.limits import Limits
 from node.protocols import psi, psi_ot
@@ -13,10 +14,25 @@ from node.protocols.channel import Channel, Progress, silent
 from node.protocols.psi import Alignment, Role
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Which method was chosen and why; sizes of both sets, which decided."""
+
+    method: Method
+    reason: str
+    label_holder: int
+    feature_holder: int
+
+    def fields(self) -> dict[str, str | int]:
+        """As the log holds it."""
+        return dict(vars(self))
+
+
 def align(
     ch: Channel,
     *,
     method: Literal["auto", "curve", "ot"],
+    choose: Callable[[Choice], None],
     role: Role,
     job: str,
     identifiers: Sequence[str],
@@ -29,6 +45,7 @@ def align(
 
     Args:
         method: as the job's specification says; both sides must name the same.
+        choose: told of the choice before anything but sizes is sent, unless the specification says ``curve``.
         ch, role, job, identifiers, minimum, drbg, limits, progress: as :func:`node.protocols.psi.align`.
 
     Raises:
@@ -38,7 +55,10 @@ def align(
     peer = psi.declare(ch, role=role, elements=own, minimum=minimum, limits=limits)
     holds_label = role == "label_holder"
     sizes = (own, peer.size) if holds_label else (peer.size, own)
-    if chosen_method(method, *sizes) == "curve":
+    chosen = chosen_method(method, *sizes)
+    if method != "curve":
+        choose(Choice(chosen, reason(method, *sizes), *sizes))
+    if chosen == "curve":
         return psi.match(ch, peer, job=job, identifiers=identifiers, minimum=minimum, drbg=drbg, progress=progress)
     receives = label_holder_receives(*sizes) == holds_label
     return psi_ot.match(

@@ -119,7 +119,7 @@ def _check_repeats(hashes: Bytes, identifiers: Sequence[str]) -> None:
     words = np.ascontiguousarray(hashes[:, 16:24]).view("<u8").reshape(-1)
     ordered = np.sort(words)
     again = ordered[1:][ordered[1:] == ordered[:-1]]
-    alike = np.flatnonzero(np.isin(words, again)) if len(again) else again
+    alike: list[int] = np.flatnonzero(np.isin(words, again)).tolist() if len(again) else []
     if len({identifiers[row] for row in alike}) < len(alike):
         raise duplicate()
 
@@ -153,7 +153,9 @@ class ValueProducts:
 
     def __init__(self, streams: SenderStreams) -> None:
         units = np.zeros((128, 2), dtype="<u8")
-        units[np.arange(MESSAGE_BITS), np.arange(MESSAGE_BITS) // 64] = np.uint64(1) << np.arange(MESSAGE_BITS, dtype=np.uint64) % 64
+        units[np.arange(MESSAGE_BITS), np.arange(MESSAGE_BITS) // 64] = (
+            np.uint64(1) << np.arange(MESSAGE_BITS, dtype=np.uint64) % 64
+        )
         words = code_words(units)
         products = np.zeros_like(words)
         streams.add_product(products, words)

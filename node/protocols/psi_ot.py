@@ -1,4 +1,4 @@
-"""Private set intersection by oblivious transfer (protocols.md, section 1): a pseudo-random function that one side evaluates blindly.
+"""Private set intersection by oblivious transfer (protocols.md, section 1): one side blindly evaluates the other's function.
 
 The side whose set is not the larger is the *receiver* (set Y), the other the *sender* (set X)::
 
@@ -22,14 +22,14 @@ Q = L(W), the sender K = L(W + d * C(D)); for the decoded Q(x), K(x), D(x) and a
 so that the receiver finds F(y) = H(y, Q(y)) for its own y, as D(y) = h(y).
 
 **What each learns.**  The receiver: the tags of X, of which those of shared customers are known to it, and all others are
-pseudo-random: D(x) differs from h(x), so d enters with 128 uniform bits.  The sender: nothing from the columns, which are under a pad;
-then the marks, that is, the intersection.  Tags are padded to the bin's load with random ones and in ascending order, so neither
+pseudo-random: D(x) differs from h(x), so d enters with 128 uniform bits.  The sender: nothing from the columns, which are under a
+pad; then the marks, that is, the intersection.  Tags are padded to the bin's load with random ones and in ascending order, so neither
 their number nor their place says anything.  The common row order is by bin and tag.
 
 **Security.**  Semi-honest parties, as all of this project's protocols: under computational Diffie-Hellman and SHA-256 as a random
 oracle for the base transfers and keys, AES-128 as a pseudo-random generator and an ideal permutation for the rest.  Deviation
-is found by the audit's replay.  A receiver that deviates could bring more keys than it declared, up to the slots of its store, or mark
-what it does not hold; a sender could send tags that match nothing.
+is found by the audit's replay.  A receiver that deviates could bring more keys than it declared, up to the slots of its store, or
+mark what it does not hold; a sender could send tags that match nothing.
 
 **False matches.**  D(x) = h(x) by chance: |X| 2^-68, below 2^-40 for 2^28 elements.  Two tags alike: they have
 40 + log2 |X| + log2 |Y| bits and more, so below 2^-40.
@@ -52,7 +52,6 @@ from audit.aligning import BASE_TRANSFERS, CHUNK_SLOTS, COORDINATES, MARKS_BATCH
 from audit.layout import POINT_BYTES
 from node.crypto import base_ot, okvs, vole
 from node.crypto.drbg import Drbg, Stream
-from node.errors import PeerError
 from node.protocols import psi_items
 from node.protocols.channel import Channel, Progress, silent
 from node.protocols.psi import Alignment, Peer, check_minimum
@@ -213,7 +212,7 @@ class _Sender(_Side):
         return shared
 
     def _set_up(self, drbg: Drbg) -> tuple[bytes, vole.SenderStreams, psi_items.ValueProducts]:
-        secrets = np.frombuffer(drbg.stream("psi.secret").bytes(COORDINATES), dtype=np.uint8) & (vole.LEAVES - 1)
+        secrets = np.frombuffer(drbg.stream("psi.secret").bytes(COORDINATES), dtype=np.uint8) & np.uint8(vole.LEAVES - 1)
         point = self._recv(BasePoint, 0, 1, POINT_BYTES)
         chosen, keys = base_ot.choose(self._job, point, vole.path_choices(secrets), drbg.stream("psi.base"))
         self._ch.send(BaseChoices(first=0, count=BASE_TRANSFERS, values=chosen))
@@ -249,14 +248,10 @@ class _Sender(_Side):
         for first, count in self._marks():
             values = self._recv(SharedMarks, first, count, -(-count // 8))
             bits = np.unpackbits(np.frombuffer(values, dtype=np.uint8), bitorder="little")
-            marked = np.flatnonzero(bits)
-            if len(marked) and marked[-1] >= count or (chosen := rows[first + marked]).min(initial=0) < 0:
-                raise self._bad_mark()
-            found.append(chosen)
+            if bits[count:].any() or (rows[first + np.flatnonzero(bits)] < 0).any():
+                raise self._peer.error("psi.marked_padding", "marked a tag that is no element's")
+            found.append(rows[first + np.flatnonzero(bits)])
         shared = np.concatenate(found)
         if len(shared) > self._peer.size:
             raise self._peer.error("psi.more_than_declared", f"marked {len(shared)} elements; it declared {self._peer.size}")
         return shared
-
-    def _bad_mark(self) -> PeerError:
-        return self._peer.error("psi.marked_padding", "marked a tag that is no element's")

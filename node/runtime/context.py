@@ -15,7 +15,7 @@ from node.policy import Policy
 from node.protocols.channel import Progress, silent
 from node.runtime.files import JobFiles
 from node.runtime.journal import StepLabels
-from node.runtime.steps import Commit, StepContext
+from node.runtime.steps import Choose, Commit, StepContext
 
 TEST_KEY_BITS = 512
 """Smallest keys where ``unsafe.small_keys`` allows keys that protect nothing."""
@@ -56,6 +56,7 @@ def step_context(
     bounds: Bounds,
     numbers: Numbers,
     commit: Commit,
+    choose: Choose,
     load: Callable[[], Table],
     keep: Callable[[Table], None],
     limits: Limits = LIMITS,
@@ -79,6 +80,7 @@ def step_context(
         lookup_range=numbers.lookup_range,
         progress=progress,
         commit=commit,
+        choose=choose,
         load=load,
         keep=keep,
     )

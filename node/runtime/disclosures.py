@@ -110,9 +110,11 @@ def _align(add: Any, peer: str, coordinator: str, sent: Mapping[str, int], facts
         add("shared_customers", peer, facts.intersection, SHARED, facts.intersection)
         add("set_size", coordinator, 1, SIZES, facts.set_size)
         add("rows", coordinator, 3, SIZES, json.dumps([facts.intersection, facts.rows_train, facts.rows_holdout]))
-    elif sent.get("DoublyMasked"):
+    else:
         # An attempt that failed late: the peer can tell which of its customers are among those answered, however few.
-        add("shared_customers_at_most", peer, sent["DoublyMasked"], SHARED)
+        for kind in ("DoublyMasked", "ItemTags", "SharedMarks"):
+            if sent.get(kind):
+                add("shared_customers_at_most", peer, sent[kind], SHARED)
 
 
 def _evaluate(add: Any, spec: JobSpec, me: str, sent: Mapping[str, int], facts: Facts | None) -> None:

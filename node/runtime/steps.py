@@ -33,7 +33,8 @@ from node.data.load import Table
 from node.engine import Engine
 from node.errors import DataError, UsageError
 from node.limits import Limits
-from node.protocols import logistic, preparation, psi, scoring
+from node.protocols import logistic, preparation, scoring
+from node.protocols.alignment import Choice, align
 from node.protocols.channel import Channel, Progress
 from node.protocols.metrics import Metrics, check_two_classes
 from node.protocols.training import Prepared, RoundShares, TrainingPlan
@@ -51,6 +52,12 @@ class Commit(Protocol):
     """Puts a commitment into the log."""
 
     def __call__(self, what: str, sha256: str, **sizes: int) -> None: ...
+
+
+class Choose(Protocol):
+    """Puts a choice that both sides make alike into the log."""
+
+    def __call__(self, what: str, **chosen: str | int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,7 @@ class StepContext:
     lookup_range: float
     progress: Progress
     commit: Commit
+    choose: Choose
     load: Callable[[], Table]
     """Reads the data set: the source's rows or, in a replay, those kept."""
     keep: Callable[[Table], None]
@@ -122,8 +130,14 @@ def _align(ctx: StepContext, ch: Channel) -> StepResult:
     root = _dataset_root(ctx, table, salt)
     ctx.keep(table)
     ctx.commit("dataset", root, rows=len(table.identifiers))
-    alignment = psi.align(
+
+    def choose(chosen: Choice) -> None:
+        ctx.choose("alignment", **chosen.fields())
+
+    alignment = align(
         ch,
+        method=ctx.spec.align.method,
+        choose=choose,
         role=ctx.role,
         job=ctx.job,
         identifiers=table.identifiers,
