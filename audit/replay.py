@@ -33,7 +33,7 @@ BUILDS_ON = "replay.builds_on_lost"
 """The code of an attempt that was left out because one before it was not reproduced."""
 
 STEPS = {
-    "align": "finds the shared customers: by identifiers that both sides mask, or by tags of which one side evaluates its own blindly",
+    "align": "finds the shared customers: by masked identifiers, or by tags that one side evaluates blindly",
     "prepare": "exchanges keys and sizes, and prepares masked products of the features and the base oblivious transfers",
     "round": "shares of scores, the residuals by lookup, shares of the gradient and the direction, and the inner products",
     "finish": "each side sends its share of the other's weights",

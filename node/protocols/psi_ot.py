@@ -23,8 +23,8 @@ so that the receiver finds F(y) = H(y, Q(y)) for its own y, as D(y) = h(y).
 
 **What each learns.**  The receiver: the tags of X, of which those of shared customers are known to it, and all others are
 pseudo-random: D(x) differs from h(x), so d enters with 128 uniform bits.  The sender: nothing from the columns, which are under a
-pad; then the marks, that is, the intersection.  Tags are padded to the bin's load with random ones and in ascending order, so neither
-their number nor their place says anything.  The common row order is by bin and tag.
+pad; then the marks, that is, the intersection.  Tags are padded to the bin's load with random ones and in ascending order, so
+neither their number nor their place says anything.  The common row order is by bin and tag.
 
 **Security.**  Semi-honest parties, as all of this project's protocols: under computational Diffie-Hellman and SHA-256 as a random
 oracle for the base transfers and keys, AES-128 as a pseudo-random generator and an ideal permutation for the rest.  Deviation

@@ -44,8 +44,8 @@ NODE_PAIRS = {
     ("seeded", "approves"), ("seeded", "rejects"), ("seeded", "job"), ("approved", "other approves"), ("approved", "job"),
     ("approved", "seed"), ("approved", "approves"), ("approved", "rejects"), ("agreed", "other approves"),
     ("agreed", "start"), ("agreed", "failed"), ("agreed", "disclosures"), ("agreed", "job"), ("step", "commitment"),
-    ("step", "disclosure"), ("step", "done"), ("step", "failed"), ("rejected", "job"), ("closing", "disclosures"),
-    ("closing", "job"), ("ended", "disclosures"), ("ended", "job"),
+    ("step", "choice"), ("step", "disclosure"), ("step", "done"), ("step", "failed"), ("rejected", "job"),
+    ("closing", "disclosures"), ("closing", "job"), ("ended", "disclosures"), ("ended", "job"),
 }  # fmt: skip
 COORDINATOR_PAIRS = {
     ("new", "spec"), ("offered", "spec"),
@@ -108,7 +108,12 @@ def phases() -> Iterator[Phase]:
     for step in ORDER:
         for number in (1, 2) if step == "round" else (0,):
             for holds_label in (True, False):
-                parts = legal_messages(step, figures(holds_label=holds_label), round=number, directive=Directive(("1.0",), "8.0"))
+                directive = Directive(("1.0",), "8.0")
+                parts = legal_messages(step, figures(holds_label=holds_label), round=number, directive=directive)
+                if step == "align":
+                    sizes = {"own_set": 300, "peer_set": 70_000} if holds_label else {}
+                    known = figures(holds_label=holds_label, method="ot", **sizes)
+                    parts += legal_messages(step, known, round=0, directive=directive)
                 for part in parts:
                     for phase in (part.first, part.second) if isinstance(part, Turns) else (part,):
                         if isinstance(phase, Phase) and phase.type not in seen:
@@ -120,7 +125,7 @@ def phases() -> Iterator[Phase]:
 def test_lengths_are_protobufs(phase: Phase) -> None:
     for position in (0, 1, 127, 128, 16_383, 16_384, 2_097_152, 200_000_000):
         for count in (1, 2, 127, 128, 300):
-            values = phase.lanes * -(-count * phase.bits // 8) if phase.lanes > 1 else count * phase.bits // 8
+            values = phase.lanes * -(-count * phase.bits // 8) if phase.lanes > 1 else -(-count * phase.bits // 8)
             message = getattr(peer_pb2, phase.type)(first=position * phase.stride, count=count, values=bytes(values))
             assert phase.length(position, count) == len(message.SerializeToString()), (position, count)
 
