@@ -61,6 +61,7 @@ class Ask:
             first message of ``stop_at`` and start it again, so that the step is restarted, ``stops`` times; "kill" its process
             there.
         reachable: the nodes that listen; none: everything takes the relay.
+        method: how customers are matched.
         minimum: shared customers asked for; above SHARED the alignment fails.
     """
 
@@ -76,10 +77,11 @@ class Ask:
     stops: int = 1
     numbers_only: bool = False
     reachable: tuple[str, ...] = ("platform",)
+    method: str = "auto"
 
 
-PLAIN = Ask()
-"""Bank holds the label; categories become one-hot columns; aggregates go to both."""
+PLAIN = Ask(method="ot")
+"""Bank holds the label; customers are matched by oblivious transfer; categories become one-hot columns; aggregates go to both."""
 PLATFORM = Ask(label_holder="platform", holdout="0", key_bits=768, to_feature_holder=False, to_coordinator=False)
 """The platform holds the label, no evaluation, other layouts."""
 LONG = Ask(rounds=7, to_feature_holder=False, numbers_only=True)
@@ -88,7 +90,7 @@ QUIET = Ask(to_coordinator=False)
 """Aggregates go to the feature holder alone."""
 REJECTED = Ask(ending="reject")
 CANCELLED = Ask(ending="cancel")
-TOO_FEW = Ask(minimum=SHARED + 1)
+TOO_FEW = Ask(minimum=SHARED + 1, method="ot")
 """The alignment runs and fails at its end: fewer shared customers than the job asks for."""
 RESTARTED = Ask(ending="stop")
 """The platform's node is stopped within a round and started again: the step is repeated as the next attempt."""
@@ -259,7 +261,7 @@ class _Node:
 
 def _spec(ask: Ask, data: DemoData, config: Any) -> JobSpec:
     document = parties.job_document(data, rounds=ask.rounds, l2="0.001", holdout=ask.holdout, key_bits=ask.key_bits)
-    document["align"]["minimum"] = ask.minimum
+    document["align"] |= {"minimum": ask.minimum, "method": ask.method}
     document["model"]["tolerance"] = "0.000000001"
     document["disclose"] = {
         "aggregates_to_feature_holder": ask.to_feature_holder,
