@@ -10,5 +10,5 @@ LEAVING_SECONDS = 60
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Python waits without end for threads that are no daemons: after a minute all stacks are printed, and the process ends with 1."""
+    """Python waits without end for threads that are no daemons: after a minute it shows all stacks and ends with 1."""
     faulthandler.dump_traceback_later(LEAVING_SECONDS, exit=True)
