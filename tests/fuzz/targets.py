@@ -86,6 +86,7 @@ TARGETS: tuple[Target, ...] = (
     _events("runner"),
     _events("directives"),
     *_half("align", halves.aligning, *CUT, PolicyError),
+    *_half("align-ot", halves.aligning_by_ot, *CUT, PolicyError),
     *_half("prepare", halves.preparing),
     *_half("round-one", functools.partial(halves.rounding, 1)),
     *_half("round-two", functools.partial(halves.rounding, 2)),
