@@ -135,9 +135,9 @@ def _peel(where: Places) -> tuple[list[tuple[Slots, Slots]], Slots]:
     alone = np.flatnonzero(used == 1)
     serving = np.full(keys, -1, dtype=np.int64)  # the slot that serves a key
     while len(alone):
-        serving[names[alone]] = alone  # a key that several slots could serve takes one of them
-        alone = alone[serving[names[alone]] == alone]
-        peeled = names[alone]
+        peeled, first = np.unique(names[alone], return_index=True)  # a key that several slots could serve takes the first of them
+        alone = alone[first]
+        serving[peeled] = alone
         layers.append((peeled, alone))
         touched = where.slots[:, peeled].reshape(-1)
         np.subtract.at(used, touched, 1)
