@@ -29,13 +29,12 @@ from protos.peer_pb2 import PaillierKey
 from tests.rechain import rechain
 from tests.replay_world import PARTIES, SHARED, World, differing, make_world, replay
 
-
 BY_OT = {"minimum": 50, "method": "ot"}
 
 
 @pytest.fixture(scope="module", params=PARTIES)
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """One finished job; each party holds the label once, with a weight-of-evidence column, and each way of matching is taken once."""
+    """One finished job; each party holds the label once, with a weight-of-evidence column, each way of matching once."""
     world = make_world(tmp_path_factory.mktemp("finished"), label_holder=request.param)
     with world.nodes():
         world.run_job(world.spec(**({"align": BY_OT} if request.param == "platform" else {})))
