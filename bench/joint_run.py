@@ -4,8 +4,8 @@ What comes from where:
 
 - seconds of a step, bytes of its messages, peak memory: what the nodes reported (``isthmus-coordinator show``);
 - bytes between nodes and coordinator: counted on the wire (:mod:`bench.tap`), TLS included;
-- processor seconds and peak memory of each process: the operating system's, sampled while the job runs; what was used since the last
-  look is put down to the step that the job is then at, so at a step's border up to one pause between looks falls to the wrong side;
+- processor seconds and peak memory of each process: the operating system's, sampled while the job runs; what was used since the
+  last look is put down to the step that the job is then at, so up to one pause between looks falls to the wrong side of its border;
 - the model's quality: both model documents on the open rows, beside scikit-learn's optimum on the same rows and objective.
 """
 
@@ -51,6 +51,7 @@ MEMORY_MAX = 2 * 10**9
 
 Told = Callable[[str], None]
 Metered = dict[str, dict[str, float]]
+Peaks = dict[str, dict[str, int]]
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Job:
     Attributes:
         cores: all processes run on so many of this machine's.
         compare: whether scikit-learn fits the same rows afterwards.
+        until: for a trial, the step after whose end the job is cancelled; then the figures have no model in them.
     """
 
     bits: int
@@ -70,6 +72,7 @@ class Job:
     tolerance: str
     small_keys: bool = False
     compare: bool = True
+    until: str | None = None
 
 
 @dataclass
@@ -112,20 +115,23 @@ def run_job(folder: Path, data: DemoData, job: Job, told: Told) -> dict[str, Any
         with connect(load_config(layout.config("coordinator"))) as operator:
             begun = time.monotonic()
             name = _submit(layout, operator, data, job)
-            view = _follow(servers, operator, name, meter, told)
+            view = _follow(servers, operator, name, job.until, meter, told)
             seconds = time.monotonic() - begun
-        told(f"finished after {seconds:,.1f} s")
+        told(f"{view['state']} after {seconds:,.1f} s")
         figures = _figures(view, meter, taps, seconds)
+        if job.until is not None:
+            return figures
         _await_cosignatures(layout)
-        layout.run_each(PARTIES, lambda party: ("model", name, "--output", "model.json", "--members", "members.csv"))
+        files = {party: (layout.home(party) / "model.json", layout.home(party) / "members.csv") for party in PARTIES}
+        layout.run_each(PARTIES, lambda party: ("model", name, "--output", str(files[party][0]), "--members", str(files[party][1])))
     figures["disk_bytes"] = {party: _folder_bytes(layout.home(party) / "state") for party in NAMES}
     logs, partners = [layout.log(party) for party in NAMES], [layout.partner_file(party) for party in NAMES]
     figures["verify_exit_status"] = verify_logs(logs, partners=partners).exit_status
     if job.compare:
         told("comparing with scikit-learn on the joined rows")
-        models = {party: json.loads((layout.home(party) / "model.json").read_text(encoding="utf-8")) for party in PARTIES}
-        members = {party: layout.home(party) / "members.csv" for party in PARTIES}
-        figures["quality"] = compare(data, join(data, members), models, l2=float(job.l2))
+        models = {party: json.loads(model.read_text(encoding="utf-8")) for party, (model, _) in files.items()}
+        joined = join(data, {party: members for party, (_, members) in files.items()})
+        figures["quality"] = compare(data, joined, models, l2=float(job.l2))
     return figures
 
 
@@ -185,8 +191,10 @@ def _submit(layout: Layout, operator: OperatorClient, data: DemoData, job: Job) 
     return operator.submit(spec.canonical())
 
 
-def _follow(servers: Supervisor, operator: OperatorClient, name: str, meter: Meter, told: Told) -> dict[str, Any]:
-    """Look at the job until it has ended; its last view."""
+def _follow(
+    servers: Supervisor, operator: OperatorClient, name: str, until: str | None, meter: Meter, told: Told
+) -> dict[str, Any]:
+    """Look at the job until it has ended, or until the step ``until`` has; its last view."""
     begun = said = time.monotonic()
     ended_steps = 0
     meter.look("start")
@@ -200,7 +208,7 @@ def _follow(servers: Supervisor, operator: OperatorClient, name: str, meter: Met
             told(f"{step['step']} {step['round'] or ''} {step['state']}: {step['seconds']:,.1f} s")
             said = now
         ended_steps = len(ended)
-        if view["state"] in ENDED:
+        if view["state"] in ENDED or any(step["step"] == until and step["state"] == "done" for step in ended):
             break
         if now - said > TOLD_SECONDS:
             parts = [f"{p['party']} {p['phase']} {p['done']:,} of {p['total']:,}" for p in view["parties"] if p["phase"]]
@@ -208,7 +216,7 @@ def _follow(servers: Supervisor, operator: OperatorClient, name: str, meter: Met
             said = now
         STOP.raise_if_asked()
         time.sleep(min(max((now - begun) / 100, PAUSE_SECONDS[0]), PAUSE_SECONDS[1]))
-    if view["state"] != "finished":
+    if view["state"] != "finished" and (until is None or view["state"] in ENDED):
         words = "\n".join(f"--- {server.name}\n{server.said()[-2000:]}" for server in servers.servers.values())
         raise SystemExit(f"error: the job {view['state']} in {view['step']} [{view['code']}]\n{words}")
     return view
@@ -217,6 +225,10 @@ def _follow(servers: Supervisor, operator: OperatorClient, name: str, meter: Met
 def _figures(view: Mapping[str, Any], meter: Meter, taps: Mapping[str, Tap], seconds: float) -> dict[str, Any]:
     steps = steps_by_name(view)
     by_step = {name: {step: round(used, 3) for step, used in used_by.items()} for name, used_by in meter.by_step.items()}
+    by_end: Peaks = {party: {} for party in PARTIES}
+    for step in view["steps"]:
+        for report in step["reports"]:
+            by_end[report["party"]][step["step"]] = int(report["peak_rss_bytes"])
     peaks = {name: max(peak, int(steps["peak_rss"].get(name, 0))) for name, peak in meter.peaks.items()}
     return {
         **sizes(view),
@@ -233,6 +245,7 @@ def _figures(view: Mapping[str, Any], meter: Meter, taps: Mapping[str, Tap], sec
         "cpu_seconds": {name: round(sum(used.values()), 3) for name, used in by_step.items()},
         "cpu_seconds_by_step": by_step,
         "peak_rss_bytes": peaks,
+        "peak_rss_bytes_until_step": by_end,
         "memory_kept": max(peaks.values()) < MEMORY_MAX,
         "auc": (view["metrics"] or {}).get("auc"),
         "log_loss_by_bands": (view["metrics"] or {}).get("log_loss"),

@@ -40,10 +40,12 @@ class NaivePass:
     row_products: float = 0.0
 
     def __post_init__(self) -> None:
-        self._public: PaillierPublicKey = generate_paillier_keypair(n_length=self.bits)[0]
+        self._public: PaillierPublicKey
+        self._public, self.private = generate_paillier_keypair(n_length=self.bits)
         self._rng = np.random.default_rng(3)
         start = time.process_time()
-        self._weights = [self._public.encrypt(float(w)) for w in self._rng.normal(scale=0.1, size=self.columns)]
+        self.weights: list[float] = self._rng.normal(scale=0.1, size=self.columns).tolist()
+        self._weights = [self._public.encrypt(weight) for weight in self.weights]
         self._once = time.process_time() - start
         self._gradient: list[EncryptedNumber | int] = [0] * self.columns
 
@@ -51,11 +53,12 @@ class NaivePass:
         """Go on for so many processor seconds, at least one block, at most to the end of the rows."""
         ends = time.process_time() + seconds
         while self.done < self.rows:
-            self._block(min(max(1, BLOCK_PRODUCTS // self.columns), self.rows - self.done))
+            self.block(min(max(1, BLOCK_PRODUCTS // self.columns), self.rows - self.done))
             if time.process_time() > ends:
                 return
 
-    def _block(self, rows: int) -> None:
+    def block(self, rows: int) -> tuple[list[list[float]], list[float], list[EncryptedNumber], list[EncryptedNumber]]:
+        """So many rows; their features, residuals, and what came out: their part of the gradient so far, their scores."""
         matrix = self._rng.normal(size=(rows, self.columns)).tolist()
         errors = self._rng.uniform(-1.0, 1.0, rows).tolist()
         start = time.process_time()
@@ -65,15 +68,18 @@ class NaivePass:
             for i in range(rows):
                 self._gradient[j] += residuals[i] * matrix[i][j]
         summed = time.process_time()
+        scores = []
         for row in matrix:
             score: EncryptedNumber | int = 0
             for weight, x in zip(self._weights, row, strict=True):
                 score += weight * x
+            scores.append(score)
         ended = time.process_time()
         self.encrypting += encrypted - start
         self.column_products += summed - encrypted
         self.row_products += ended - summed
         self.done += rows
+        return matrix, errors, self._gradient, scores
 
     def data(self) -> dict[str, Any]:
         """Processor seconds of the whole pass on one core, and from how many rows they were computed."""

@@ -12,7 +12,7 @@ Jobs:
 - ``card-default``: 18,000 shared customers of 24,000, 9 and 12 columns; from the two files of ``--data`` (``uci_default_bank.csv``,
   ``uci_default_platform.csv``) or else generated in that shape.
 
-All rounds are run (the tolerance is out of reach), so that equal jobs do equal work.  ``--cores 1`` keeps all processes on one core.
+All rounds are run (the tolerance is out of reach), so that equal jobs do equal work.  ``--cores 1`` keeps all on one core.
 Beside each job, on the same cores, one pass of naive Paillier through phe (:mod:`bench.naive`), half of it before and half after.
 Each run is appended to ``bench/results/scale.json`` when it ends; ``--missing`` leaves out what that file has already.
 """
@@ -38,6 +38,7 @@ from rich.table import Table
 from bench.common import machine
 from bench.joint_run import MEMORY_MAX, Job, pinned, run_job
 from bench.naive import NaivePass, ratios
+from bench.page_format import cores_text
 from bench.people import write_people
 from coordinator.demo.datasets import DemoData, UserFiles, open_user_files, write_breast_cancer
 from coordinator.demo.processes import STOP
@@ -72,7 +73,7 @@ class Case:
     @property
     def title(self) -> str:
         """For people."""
-        return f"{self.job}: {self.rows:,} rows, {self.features} features, {self.bits} bits, {self.cores} core(s)"
+        return f"{self.job}: {self.rows:,} rows, {self.features} features, {self.bits} bits, {cores_text(self.cores)}"
 
 
 def cases(
@@ -108,13 +109,21 @@ def write_data(case: Case, folder: Path, data: Path | None) -> DemoData:
 
 
 def run_case(
-    case: Case, folder: Path, *, data: Path | None = None, naive_seconds: float = 20.0, small_keys: bool = False, told: Any = print
+    case: Case,
+    folder: Path,
+    *,
+    data: Path | None = None,
+    naive_seconds: float = 20.0,
+    small_keys: bool = False,
+    until: str | None = None,
+    told: Any = print,
 ) -> dict[str, Any]:
     """Generate, run, compare; the record that goes into the results.
 
     Args:
         folder: an empty folder.
         naive_seconds: processor seconds for the naive pass; 0 leaves it out.
+        until: for a trial, the last step to run.
     """
     free = shutil.disk_usage(folder).free
     if free < case.rows * DISK_ROW_BYTES * max(1.0, case.rounds / 8):
@@ -127,16 +136,16 @@ def run_case(
     offered = write_data(case, folder / "data", data)
     told(f"data written: {time.monotonic() - began:.1f} s")
     record["generating_seconds"] = time.monotonic() - began
-    train = case.rows - round(case.rows * float(case.holdout))
     naive = None
-    if naive_seconds > 0:
+    if naive_seconds > 0 and until is None:
         with pinned(case.cores):
-            naive = NaivePass(case.bits, train, case.features)
+            naive = NaivePass(case.bits, case.rows - round(case.rows * float(case.holdout)), case.features)
             naive.measure(naive_seconds / 2)
     (folder / "parties").mkdir()
-    asked = Job(case.bits, case.cores, case.rounds, case.l2, case.holdout, NEVER, small_keys)
+    asked = Job(case.bits, case.cores, case.rounds, case.l2, case.holdout, NEVER, small_keys, until=until)
     record |= run_job(folder / "parties", offered, asked, told)
     if naive is not None:
+        naive.rows = record["rows_train"]  # which rows are held out follows from the job's hash: not exactly the share asked for
         with pinned(case.cores):
             naive.measure(naive_seconds / 2)
         record["naive"] = naive.data() | {"ratios": _ratios(record, naive.data()["cpu_seconds"])}
@@ -222,6 +231,7 @@ def show(console: Console, record: dict[str, Any]) -> None:
 @click.option("--naive-seconds", default=20.0, show_default=True, help="Processor seconds for phe; 0: none.")
 @click.option("--folder", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Where temporary files go.")
 @click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), default=RESULTS, help="Where runs are appended.")
+@click.option("--until", type=click.Choice(("align", "prepare")), help="A trial: end after this step; nothing is appended.")
 @click.option("--list", "only_list", is_flag=True, help="Print what would run, and end.")
 @click.option("--unsafe-small-keys", is_flag=True, help="Allow keys under 2048 bits: for a trial of the benchmark itself.")
 def main(
@@ -238,11 +248,14 @@ def main(
     naive_seconds: float,
     folder: Path | None,
     path: Path,
+    until: str | None,
     only_list: bool,
     unsafe_small_keys: bool,
 ) -> None:
     """Run what was chosen, one after the other."""
-    sizes = tuple((n, d) for n in rows for d in (features or (24,))) if rows else tuple(s for s in SIZES if not features or s[1] in features)
+    sizes = tuple(size for size in SIZES if not features or size[1] in features)
+    if rows:
+        sizes = tuple((count, width) for count in rows for width in features or (24,))
     if quick:
         jobs, sizes, bits, cores = ("generated",), ((10_000, 24),), (2048,), (2,)
     chosen = list(cases(jobs, sizes, bits, cores, rounds, holdout))
@@ -261,11 +274,12 @@ def main(
 
         with STOP.on_signals(), tempfile.TemporaryDirectory(prefix="isthmus-scale-", dir=folder) as scratch:
             record = run_case(
-                case, Path(scratch), data=data, naive_seconds=naive_seconds, small_keys=unsafe_small_keys, told=told
+                case, Path(scratch), data=data, naive_seconds=naive_seconds, small_keys=unsafe_small_keys, until=until, told=told
             )
-        append(path, record)
+        if until is None:
+            append(path, record)
         show(console, record)
-    if not only_list:
+    if until is None and not only_list:
         console.print(f"runs are in {path}; `python -m bench.page` makes the page anew")
 
 
