@@ -33,7 +33,7 @@ from coordinator.config import load_config
 from coordinator.demo.datasets import PARTIES, DemoData
 from coordinator.demo.parties import DATASET, Layout, job_document, lay_out
 from coordinator.demo.pooled import compare, join
-from coordinator.demo.processes import STOP, Supervisor, accepts_connections, resident_peak
+from coordinator.demo.processes import STOP, Supervisor, accepts_connections
 from coordinator.demo.report import sizes, steps_by_name
 from coordinator.jobs import ENDED
 from coordinator.submit import build_spec
@@ -87,12 +87,21 @@ class Meter:
     def look(self, step: str) -> None:
         """Put what was used since the last look down to ``step``."""
         for name, pid in self.pids.items():
-            self.peaks[name] = max(self.peaks[name], resident_peak(pid))
+            self.peaks[name] = max(self.peaks[name], high_water(pid))
             with contextlib.suppress(psutil.Error):
                 times = psutil.Process(pid).cpu_times()
                 used = times.user + times.system + times.children_user + times.children_system
                 self.by_step[name][step] += used - self._last.get(name, 0.0)
                 self._last[name] = used
+
+
+def high_water(pid: int) -> int:
+    """The largest resident size that a process has had, in bytes, without its children (these nodes have none that work)."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def run_job(folder: Path, data: DemoData, job: Job, told: Told) -> dict[str, Any]:
@@ -165,7 +174,7 @@ def _approve_by_rule(layout: Layout, party: str) -> None:
 @contextlib.contextmanager
 def _tapped(layout: Layout) -> Iterator[dict[str, Tap]]:
     """A counting proxy between each node and the coordinator; an address is no part of what a fingerprint covers."""
-    taps = {party: Tap(layout.coordinator_port) for party in PARTIES}
+    taps: dict[str, Tap] = {party: Tap(layout.coordinator_port) for party in PARTIES}
     try:
         for party, tap in taps.items():
             path = layout.home(party) / "partners" / "coordinator.partner.json"

@@ -240,8 +240,8 @@ def _links(link: Any, links: Any, machines: Machines) -> str:
         [number(row.get("bytes"), 0), *(number(row.get(name), 0) for name in ("bare_mb_s", "session_mb_s"))]
         for row in _listed(links, "bulk")
     ]
-    headings = ("bytes a message", "bare gRPC stream, MB a second", "session, MB a second")
-    second = _simple("A session over a bare stream", "python -m bench.links", links, machines, headings, bulk)
+    columns = ("bytes a message", "bare gRPC stream, MB a second", "session, MB a second")
+    second = _simple("A session over a bare stream", "python -m bench.links", links, machines, columns, bulk)
     recovery = links.get("recovery") if isinstance(links, Mapping) else None
     if isinstance(recovery, Mapping) and bulk:
         told = [

@@ -15,7 +15,7 @@ from bench.page_format import Results
 from bench.page_parts import alignment_rows, elements_of, series_of
 from bench.page_scale import NAIVE_AIM, latest
 
-STYLE = {
+STYLE: Any = {
     "svg.hashsalt": "isthmus",
     "svg.fonttype": "none",
     "font.family": "sans-serif",

@@ -107,7 +107,7 @@ def _values(rng: np.random.Generator, traits: Floats, loadings: Floats) -> Itera
     """The columns of some rows, one after the other: each standard normal before it takes its shape."""
     mixed = traits @ loadings
     for number in range(loadings.shape[1]):
-        normal = mixed[:, number].astype(np.float64) + 0.714 * rng.standard_normal(len(mixed))
+        normal: NDArray[np.float64] = mixed[:, number].astype(np.float64) + 0.714 * rng.standard_normal(len(mixed))
         shape = number % 4
         if shape == 0:
             yield np.round(normal, 3)
@@ -116,7 +116,7 @@ def _values(rng: np.random.Generator, traits: Floats, loadings: Floats) -> Itera
         elif shape == 2:
             yield rng.poisson(np.exp(0.3 + 0.6 * np.clip(normal, -6.0, 6.0))).astype(np.float64)
         else:
-            yield np.round(1.0 / (1.0 + np.exp(0.8 - normal)), 3)
+            yield np.asarray(np.round(1.0 / (1.0 + np.exp(0.8 - normal)), 3), dtype=np.float64)
 
 
 def _label(rng: np.random.Generator, traits: Floats) -> NDArray[np.int8]:

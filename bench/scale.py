@@ -217,8 +217,17 @@ def show(console: Console, record: dict[str, Any]) -> None:
         console.print(f"a process needed more than {MEMORY_MAX / 1e9:.0f} GB", style="bold red")
 
 
-@click.command(help=__doc__)
-@click.option("--job", "jobs", multiple=True, type=click.Choice(JOBS), default=JOBS, help="Repeatable.  [default: all]")
+HELP = "\n\n".join(f"\b\n{paragraph}" for paragraph in (__doc__ or "").strip().split("\n\n"))
+
+
+@click.command(help=HELP)
+@click.option(
+    "--job",
+    "jobs",
+    multiple=True,
+    type=click.Choice(JOBS),
+    help="Repeatable.  [default: all; with --rows or --features: generated]",
+)
 @click.option("--rows", multiple=True, type=click.IntRange(100, 10**9), help="Shared customers; repeatable, with --features.")
 @click.option("--features", multiple=True, type=click.IntRange(2, 2048), help="Of both sides together; repeatable.  [default: 24]")
 @click.option("--bits", multiple=True, type=int, default=(2048, 3072), show_default=True, help="Of the Paillier modulus.")
@@ -256,6 +265,7 @@ def main(
     sizes = tuple(size for size in SIZES if not features or size[1] in features)
     if rows:
         sizes = tuple((count, width) for count in rows for width in features or (24,))
+    jobs = jobs or (("generated",) if rows or features else JOBS)
     if quick:
         jobs, sizes, bits, cores = ("generated",), ((10_000, 24),), (2048,), (2,)
     chosen = list(cases(jobs, sizes, bits, cores, rounds, holdout))
