@@ -24,18 +24,18 @@ This page is made by `python -m bench.page` from the files in `bench/results`; c
 by the command that its section names, on the machine that its section names, unless it says otherwise; what nobody measured is
 called so. No data are shipped: they are generated when a benchmark runs, or come with scikit-learn.
 
-| command | measures | about |
-|---|---|---|
-| `python -m bench.scale` | whole jobs by the three real programs, beside naive phe (`--quick`, `--list`) | many hours |
-| `python -m bench.alignment --json bench/results/alignment.json` | private set intersection alone | a minute |
-| `python -m bench.crypto --json bench/results/crypto.json` | Paillier's operations beside phe's | minutes |
-| `python -m bench.lookup --json bench/results/lookup.json` | oblivious lookups | a minute |
-| `python -m bench.audit` | the verification of large logs | a minute |
-| `python -m bench.chaos` | jobs whose processes are killed and whose links are cut | twenty minutes |
-| `python -m bench.link --json bench/results/link.json` | a direct link beside the relay | a minute |
-| `python -m bench.links` | what a session costs over a bare stream | a minute |
+| command | measures |
+|---|---|
+| `python -m bench.scale` | whole jobs by the three real programs, beside naive phe (`--quick`, `--missing`, `--list`) |
+| `python -m bench.alignment --json bench/results/alignment.json` | private set intersection alone |
+| `python -m bench.crypto --json bench/results/crypto.json` | Paillier's operations beside phe's |
+| `python -m bench.lookup --json bench/results/lookup.json` | oblivious lookups |
+| `python -m bench.audit` | the verification of large logs |
+| `python -m bench.chaos` | jobs whose processes are killed and whose links are cut |
+| `python -m bench.link --json bench/results/link.json` | a direct link beside the relay |
+| `python -m bench.links` | what a session costs over a bare stream |
 
-They need `pip install '.[bench,demo]'`. One core or two means that all processes together were kept on so many.
+They need a checkout and `pip install --editable '.[bench]'`. One core or two: all processes together were kept on so many.
 """
 
 

@@ -1,6 +1,6 @@
 """The whole job at many sizes, by the three real programs, with what each step, direction and process cost.
 
-    python -m bench.scale                                          the whole matrix: many hours at a million rows
+    python -m bench.scale                                          the whole matrix, up to a million rows: hours
     python -m bench.scale --quick                                  10,000 rows, 2048 bits, two cores
     python -m bench.scale --job generated --rows 100000 --features 24 --bits 2048 --bits 3072 --cores 2
     python -m bench.scale --job breast-cancer --job card-default [--data FOLDER]
