@@ -19,12 +19,12 @@ from rich.table import Table
 from audit.console import emit
 from audit.spec import JobSpec, parse_spec
 from node.commands import NodeContext, json_option, pass_node
-from node.commands.wording import describe_spec, will_disclose
+from node.commands.wording import accuracy_line, describe_spec, metrics_line, will_disclose
 from node.config import NodeConfig
 from node.errors import IsthmusError, UsageError
 from node.identity import known_partners, own_identity
 from node.policy import check_spec, load_policy
-from node.runtime.files import texts_from_arrays
+from node.runtime.files import split_from_arrays, texts_from_arrays
 from node.runtime.store import JobRow, Store, is_served
 from operations.commands import serve_logged, serve_options
 from operations.logs import Format, Notices
@@ -250,8 +250,7 @@ def _print_course(console: Console, data: dict[str, Any]) -> None:
         name = item["step"] + (f" {item['round']}" if item["round"] else "")
         console.print(f"  - {name}: {item['what'].replace('_', ' ')}, {item['count']} to {item['to']} ({item['clause']})")
     if data["metrics"]:
-        m = data["metrics"]
-        console.print(f"on {m['rows']} held-out rows: AUC {m['auc']:.4f}, KS {m['ks']:.4f}, log-loss {m['log_loss']:.5f}")
+        console.print(metrics_line(data["metrics"]))
 
 
 # --- approve, reject ----------------------------------------------------------------------------------------------------
@@ -378,14 +377,17 @@ def _print_model(console: Console, document: dict[str, Any]) -> None:
         numbers = [f"{column[key]:+.6g}" for key in ("weight", "centre", "low", "high")]
         table.add_row(column["name"], *numbers)
     _print_table(console, table)
+    if line := accuracy_line(document.get("accuracy")):
+        console.print(line)
 
 
 def _members_csv(aligned: dict[str, Any]) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["identifier", "position", "split"])
-    for position, (identifier, held_out) in enumerate(zip(texts_from_arrays(aligned), aligned["holdout"].tolist(), strict=True)):
-        writer.writerow([identifier, position, "holdout" if held_out else "train"])
+    rows = zip(texts_from_arrays(aligned), *split_from_arrays(aligned), strict=True)
+    for position, (identifier, train, held_out) in enumerate(rows):
+        writer.writerow([identifier, position, "holdout" if held_out else "train" if train else "unused"])
     return text.getvalue().encode()
 
 

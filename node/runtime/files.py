@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audit.record import sync_folder
+from audit.split import Split
 from node.errors import DataError, UsageError
 from node.runtime.sealed_files import MAGIC, open_file, seal_file
 
@@ -154,3 +155,9 @@ def texts_from_arrays(arrays: Mapping[str, NDArray]) -> list[str]:
     data, ends = arrays["text"].tobytes(), arrays["ends"].tolist()
     starts = [0, *ends][: len(ends)]
     return [data[start:end].decode() for start, end in zip(starts, ends, strict=True)]
+
+
+def split_from_arrays(arrays: Mapping[str, NDArray]) -> Split:
+    """Which shared rows serve for what, from ``align.npz``; before samples were known it held the rows held out alone."""
+    holdout = arrays["holdout"]
+    return Split(arrays.get("train", ~holdout), holdout)
