@@ -51,7 +51,7 @@ def demo(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def finished(own_files: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path, str]:
     """One whole run: its JSON, the folder it kept, what it printed."""
     folder = tmp_path_factory.mktemp("demo")
-    done = demo(*own_files, *QUICK, "--json", "result.json", "--keep", "kept", cwd=folder)
+    done = demo(*own_files, *QUICK, "--train-rows", "450", "--json", "result.json", "--keep", "kept", cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads((folder / "result.json").read_text()), folder / "kept", done.stdout
 
@@ -59,7 +59,10 @@ def finished(own_files: list[str], tmp_path_factory: pytest.TempPathFactory) -> 
 def test_the_result_has_every_key_and_the_model_is_right(finished: tuple[dict[str, Any], Path, str]) -> None:
     result, _, printed = finished
     assert result["intersection"] == 700
-    assert result["rows_train"] + result["rows_holdout"] == 700
+    assert result["rows_train"] == result["accuracy"]["rows"] == 450
+    assert result["accuracy"]["rows_available"] + result["rows_holdout"] == 700
+    assert result["accuracy"]["columns"] == sum(result["encoded_columns"].values())
+    assert 0.005 < result["auc_standard_error"] < 0.08
     assert 90 < result["rows_holdout"] < 190
     assert result["key_bits"] == 512
     assert 1 <= result["rounds"] <= 8
