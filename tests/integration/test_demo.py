@@ -81,6 +81,7 @@ def test_the_result_has_every_key_and_the_model_is_right(finished: tuple[dict[st
     assert all(peak > 20 * 2**20 for peak in result["peak_rss_bytes"].values())
     assert sum(row["rows"] for row in result["gains"]) == result["rows_holdout"]
     assert result["audit"]["exit_status"] == 0
+    assert "Trained on 450 of" in " ".join(printed.split())
     for words in ("shared customers", "AUC", "pooled", "whole and lawful", "disclosed"):
         assert words in printed
     assert "Traceback" not in printed

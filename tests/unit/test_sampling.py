@@ -18,7 +18,10 @@ from audit.errors import UsageError
 from audit.spec import JobSpec, Model, parse_spec
 from audit.split import _smallest, holdout_rows, split_rows, split_sizes
 from audit.wording import given_up, terms
+from coordinator.views import as_json
+from coordinator.watch import metrics_line, rows_line
 from node.protocols.metrics import metrics
+from protos import control_pb2
 from tests.training import Training, toy
 from tests.unit.test_split_and_spec import document
 
@@ -182,6 +185,30 @@ def test_figures_of_a_sample() -> None:
     assert (whole.given_up, whole.error_ratio, whole.shift) == (0, 1, 0)
     assert given_up(whole).startswith("Trained on all 10 rows")
     assert accuracy_of(rows=11, available=10, columns=2) is accuracy_of(rows=0, available=10, columns=2) is None
+
+
+def test_the_coordinator_shows_what_is_given_up() -> None:
+    """From the sizes that both nodes reported, and the public coin."""
+    spec = JobSpec.model_validate(document(model={"train_rows": 1500, "evaluate_rows": 300}))
+    job = spec.identity()
+    sizes = split_sizes(job, 4000, spec.model)
+
+    def view(shared: int) -> dict[str, Any]:
+        rows = {"set_size": shared, "intersection": shared, "rows_train": sizes.train, "rows_holdout": sizes.holdout}
+        steps = [
+            control_pb2.StepView(step=step, state="done", reporters=["bank", "shop"], reports=[control_pb2.StepDone(**each)] * 2)
+            for step, each in (("align", rows), ("prepare", {"columns": 6}))
+        ]
+        metrics = control_pb2.Metrics(auc=0.75, ks=0.4, log_loss=0.4, base_rate=0.2, rows=300)
+        return as_json(control_pb2.JobView(job=job, spec=spec.canonical().decode(), state="finished", steps=steps, metrics=metrics))
+
+    found = view(4000)
+    assert found["accuracy"] == Accuracy(rows=1500, available=sizes.train_available, columns=12).document()
+    assert rows_line(found) == "4,000 shared: 1,500 train, 300 held out, 2,200 not drawn"
+    error = auc_standard_error(0.75, rows=300, base_rate=0.2)
+    assert found["metrics"]["auc_standard_error"] == error
+    assert f"AUC 0.7500 ± {error:.4f} " in metrics_line(found["metrics"])
+    assert view(2**40)["accuracy"] is None, "no time is spent on what cannot be"
 
 
 # ---- standard errors of the evaluation -------------------------------------------------------------------------------------------
