@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import getpass
-import io
 import json
 import os
 from collections.abc import Iterator
@@ -24,7 +22,7 @@ from node.config import NodeConfig
 from node.errors import IsthmusError, UsageError
 from node.identity import known_partners, own_identity
 from node.policy import check_spec, load_policy
-from node.runtime.files import split_from_arrays, texts_from_arrays
+from node.runtime.files import members_csv
 from node.runtime.store import JobRow, Store, is_served
 from operations.commands import serve_logged, serve_options
 from operations.logs import Format, Notices
@@ -356,7 +354,7 @@ def model(node: NodeContext, job: str, output: Path | None, members: Path | None
         if output is not None:
             _write_private(output, json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n")
         if members is not None:
-            _write_private(members, _members_csv(files.read_arrays("align.npz")))
+            _write_private(members, members_csv(files.read_arrays("align.npz")))
 
     def human(console: Console) -> None:
         for path, what in ((output, "the model document"), (members, "the shared customers")):
@@ -379,16 +377,6 @@ def _print_model(console: Console, document: dict[str, Any]) -> None:
     _print_table(console, table)
     if line := accuracy_line(document.get("accuracy")):
         console.print(line)
-
-
-def _members_csv(aligned: dict[str, Any]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["identifier", "position", "split"])
-    rows = zip(texts_from_arrays(aligned), *split_from_arrays(aligned), strict=True)
-    for position, (identifier, train, held_out) in enumerate(rows):
-        writer.writerow([identifier, position, "holdout" if held_out else "train" if train else "unused"])
-    return text.getvalue().encode()
 
 
 def _write_private(path: Path, data: bytes) -> None:

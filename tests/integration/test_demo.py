@@ -126,6 +126,9 @@ def test_the_report_of_its_logs_says_what_happened(finished: tuple[dict[str, Any
     (job,) = page["jobs"]
     assert job["outcome"] == "finished"
     assert job["shared_customers"] == result["intersection"]
+    assert job["given_up"].startswith("Trained on 450 of ")
+    assert job["given_up"] in text
+    assert any(meaning.startswith("at most 450 of the others") for _, meaning in job["terms"])
     assert job["rounds"] == result["rounds"]
     assert [(party["name"], party["part"]) for party in job["parties"][:2]] == [
         ("bank", "label holder"),
