@@ -253,13 +253,13 @@ def terms(spec: JobSpec) -> list[tuple[str, str]]:
 def given_up(accuracy: Accuracy) -> str:
     """What a training can be expected to give up for the rows it left out, in a sentence."""
     rows, available = accuracy.rows, accuracy.available
-    excess = f"{accuracy.excess:.1e} above the best weights' ({accuracy.columns:,} columns"
+    excess = f"on others the mean log-loss is expected to lie {accuracy.excess:.1e} above that of the best weights"
     if rows == available:
-        return f"Trained on all {rows:,} rows there were: mean log-loss on others expected {excess})."
+        return f"Trained on all {rows:,} rows there were: {excess} ({accuracy.columns:,} columns)."
     return (
-        f"Trained on {rows:,} of {available:,} rows: mean log-loss on others expected {excess}; with all rows "
-        f"{accuracy.excess_of_all:.1e}), so that the sample gave up {accuracy.given_up:.1e}; standard errors of weights "
-        f"{accuracy.error_ratio:.2f} times those of all rows."
+        f"Trained on {rows:,} of {available:,} rows: {excess} ({accuracy.columns:,} columns; {accuracy.excess_of_all:.1e} with all "
+        f"rows), so that the sample gives up {accuracy.given_up:.1e}; standard errors of weights are {accuracy.error_ratio:.2f} "
+        "times those of all rows."
     )
 
 
