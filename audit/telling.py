@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
+from audit.accuracy import Accuracy, accuracy_of
 from audit.disclosing import expected_of
 from audit.errors import VerificationError
 from audit.facts import ApprovalFact, DisclosureFact, JobFacts, StepFact
@@ -50,6 +51,7 @@ def facts_of(ledgers: Sequence[Ledger], job: str, view: JobView | None) -> JobFa
         intersection=view.shared if aligned else None,
         rows_train=split[0] if split and aligned else None,
         rows_holdout=split[1] if split and aligned else None,
+        accuracy=_accuracy(view) if prepared else None,
         columns=view.columns,
         base_rate=(view.base_rate or "") if prepared else "",
         rounds_done=done.round if done else 0,
@@ -65,6 +67,13 @@ def _matching(view: JobView) -> tuple[str, str] | None:
     key = view.last_done("align")
     found = [node.choice(key) for node in view.nodes.values()] if key else []
     return next(((choice.method, choice.reason) for choice in found if choice is not None), None)
+
+
+def _accuracy(view: JobView) -> Accuracy | None:
+    """By sizes alone, which every party knows."""
+    if view.sizes is None or len(view.columns) < len(view.parties):
+        return None
+    return accuracy_of(rows=view.sizes.train, available=view.sizes.train_available, columns=sum(view.columns.values()))
 
 
 def _approvals(records: Iterator[JobRecord]) -> Iterator[ApprovalFact]:
