@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import resource
 import threading
 import time
 from collections.abc import Callable
@@ -82,8 +83,8 @@ class PeakMemory:
         return self._peak - self._before
 
 
-def _process(pipe: Connection, method: Method, role: Role, identifiers: list[str], out: Connection) -> None:
-    channel = PipeChannel(pipe)
+def _process(pipe: Connection, method: Method, role: Role, span: range, out: Connection) -> None:
+    identifiers, channel = named(span), PipeChannel(pipe)
     out.send(None)  # started
     out.recv()  # both have
     with PeakMemory() as memory:
@@ -91,19 +92,25 @@ def _process(pipe: Connection, method: Method, role: Role, identifiers: list[str
         result = half(channel, method, role, identifiers)
         seconds, processor = time.perf_counter() - start, time.process_time() - processor
     channel.close()
-    figures = {"seconds": seconds, "cpu_seconds": processor, "bytes_sent": channel.sent, "rss_growth_bytes": memory.growth}
+    figures: dict[str, Any] = {
+        "seconds": seconds,
+        "cpu_seconds": processor,
+        "bytes_sent": channel.sent,
+        "rss_growth_bytes": memory.growth,
+    }
+    figures["peak_rss_bytes"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     out.send({**figures, "shared": len(result.rows)})
 
 
-def in_processes(method: Method, sets: dict[Role, list[str]]) -> dict[str, Any]:
+def in_processes(method: Method, sets: dict[Role, range]) -> dict[str, Any]:
     """One run with a process for each party: seconds of the slower one; processor time, bytes and memory growth by role."""
     context = multiprocessing.get_context("spawn")
     pipes = dict(zip(sets, context.Pipe(), strict=True))
     controls: dict[Role, Connection] = {}
     processes = []
-    for role, identifiers in sets.items():
+    for role, span in sets.items():
         controls[role], theirs = context.Pipe()
-        process = context.Process(target=_process, args=(pipes[role], method, role, identifiers, theirs))
+        process = context.Process(target=_process, args=(pipes[role], method, role, span, theirs))
         process.start()
         processes.append(process)
     for control in controls.values():
@@ -114,19 +121,22 @@ def in_processes(method: Method, sets: dict[Role, list[str]]) -> dict[str, Any]:
     for process in processes:
         process.join()
     figures: dict[str, Any] = {
-        name: {role: result[name] for role, result in results.items()} for name in ("cpu_seconds", "bytes_sent", "rss_growth_bytes")
+        name: {role: result[name] for role, result in results.items()}
+        for name in ("cpu_seconds", "bytes_sent", "rss_growth_bytes", "peak_rss_bytes")
     }
     seconds = max(result["seconds"] for result in results.values())
     return {"seconds": seconds, "shared": results["label_holder"]["shared"], **figures}
 
 
-def overlapping(elements: int, shared: float) -> dict[Role, list[str]]:
-    """Two sets of the same size."""
+def overlapping(elements: int, shared: float) -> dict[Role, range]:
+    """Two sets of the same size, by their customers' numbers."""
     first = elements - int(elements * shared)
-    return {
-        "label_holder": [f"customer-{i:012d}" for i in range(elements)],
-        "feature_holder": [f"customer-{i:012d}" for i in range(first, first + elements)],
-    }
+    return {"label_holder": range(elements), "feature_holder": range(first, first + elements)}
+
+
+def named(span: range) -> list[str]:
+    """The identifiers of customers."""
+    return [f"customer-{number:012d}" for number in span]
 
 
 # ---- parts ----------------------------------------------------------------------------------------------------------------------
@@ -197,7 +207,7 @@ def runs(elements: int, shared: float, methods: list[Method], repeats: int, riva
     sets = overlapping(elements, shared)
     tasks: dict[str, Callable[[], dict[str, Any]]] = {m: lambda m=m: in_processes(m, sets) for m in methods}  # type: ignore[misc]
     if rival:
-        both = list(sets.values())
+        both = [named(span) for span in sets.values()]
         tasks |= {f"spu {p}": lambda p=p: psi_rivals.run(rival, p, both, timeout=600) for p in RIVALS}  # type: ignore[misc]
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in tasks}
     for _ in range(repeats):
@@ -210,7 +220,7 @@ def runs(elements: int, shared: float, methods: list[Method], repeats: int, riva
     ratios = {
         name: {
             "seconds, protocol alone": figures["online_seconds"] / middle["ot"]["seconds"] if figures["online_seconds"] else None,
-            "processor seconds of both": sum(figures["cpu_seconds"]) / sum(middle["ot"]["cpu_seconds"].values()),
+            "processor seconds of both": sum(figures["cpu_seconds"].values()) / sum(middle["ot"]["cpu_seconds"].values()),
         }
         for name, figures in middle.items()
         if name.startswith("spu") and "ot" in middle
@@ -231,7 +241,7 @@ def show(document: dict[str, Any], console: Console) -> None:
     table = Table(title="Whole runs, two processes; of two figures the label holder's comes first")
     for name in ("elements", "method", "seconds", "processor s", "bytes sent", "bytes an element", "memory MiB"):
         table.add_column(name, justify="right")
-    for size in document["sizes"]:
+    for size in document["results"]:
         for name, run in size["runs"].items():
             used = run["cpu_seconds"]
             grown = run["rss_growth_bytes"] if "rss_growth_bytes" in run else run["peak_rss_bytes"]
@@ -240,10 +250,10 @@ def show(document: dict[str, Any], console: Console) -> None:
                 f"{size['elements']:,}",
                 name,
                 whole,
-                " + ".join(f"{one:.2f}" for one in (used.values() if isinstance(used, dict) else used)),
+                " + ".join(f"{one:.2f}" for one in used.values()),
                 " + ".join(f"{one:,}" for one in run["bytes_sent"].values()) if "bytes_sent" in run else "",
                 f"{run['bytes_per_element']:.1f}" if "bytes_per_element" in run else "",
-                " + ".join(f"{one / 2**20:.0f}" for one in (grown.values() if isinstance(grown, dict) else grown)),
+                " + ".join(f"{one / 2**20:.0f}" for one in grown.values()),
             )
     console.print(table)
 
@@ -258,13 +268,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rival", type=Path, help="the Python of an environment that has spu")
     parser.add_argument("--json", type=Path, default=RESULTS, help="where the figures go")
     given = parser.parse_args(argv)
-    one_bin = overlapping(min(BIN_ELEMENTS, max(given.elements)), given.shared)["label_holder"]
+    one_bin = named(range(BIN_ELEMENTS))
     parts = {"ot": parts_of_ot(one_bin), "curve": parts_of_curve(one_bin[:4_000])}
     sizes = []
     for elements in given.elements:
         methods = [m for m in given.methods if m != "curve" or elements <= given.curve_most]
         sizes.append(runs(elements, given.shared, methods, given.repeats, given.rival))
-    document = {"benchmark": "alignment", "parts": parts, "sizes": sizes, "rival": "spu" if given.rival else "not available"}
+    document = {"benchmark": "alignment", "parts": parts, "results": sizes, "rival": "spu" if given.rival else "not available"}
     show(document, Console())
     write_json(given.json, document)
 

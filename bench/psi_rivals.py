@@ -96,8 +96,10 @@ def run(python: Path, protocol: str, sets: Sequence[Sequence[str]], *, timeout: 
     return {
         "seconds": max(one["seconds"] for one in figures),
         "online_seconds": max(online) if online else None,
-        "cpu_seconds": [one["cpu_seconds"] for one in figures],
-        "peak_rss_bytes": [one["peak_rss_bytes"] for one in figures],
+        **{
+            name: dict(zip(("receiver", "sender"), (one[name] for one in figures), strict=True))
+            for name in ("cpu_seconds", "peak_rss_bytes")
+        },
         "shared": figures[0]["shared"],
     }
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,8 +89,32 @@ class Items:
         return okvs.places(np.concatenate((self.hashes[:, 4:16], self.hashes[:, 25:31]), axis=1), segment)
 
 
-def into_bins(identifiers: Sequence[str], key: bytes, bins: int, load: int) -> list[Items]:
-    """All identifiers, hashed, by bins.
+class Bins(Sequence[Items]):
+    """All identifiers, hashed, by bins; a bin's items are copied out when it is asked for."""
+
+    def __init__(self, hashes: Bytes, order: NDArray[np.int64], ends: list[int]) -> None:
+        self._hashes, self._order, self._ends = hashes, order, ends
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> Items: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Items]: ...
+
+    def __getitem__(self, index: int | slice) -> Items | list[Items]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        rows = self._order[self._ends[index - 1] if index else 0 : self._ends[index]]
+        return Items(rows, self._hashes[rows])
+
+
+def into_bins(identifiers: Sequence[str], key: bytes, bins: int, load: int) -> Bins:
+    """Hash identifiers and sort them into bins; only slices and single elements of ``identifiers`` are read.
 
     Args:
         load: the most that a bin may hold.
@@ -109,10 +134,7 @@ def into_bins(identifiers: Sequence[str], key: bytes, bins: int, load: int) -> l
             "More own identifiers fell into one bin than it holds (a chance below 2^-40).",
             remedy="Run the step again: it draws another hash.",
         )
-    ends = np.cumsum(counts).tolist()
-    return [
-        Items(rows, hashes[rows]) for rows in (order[end - count : end] for end, count in zip(ends, counts.tolist(), strict=True))
-    ]
+    return Bins(hashes, order, np.cumsum(counts).tolist())
 
 
 def _check_repeats(hashes: Bytes, identifiers: Sequence[str]) -> None:

@@ -55,7 +55,7 @@ from node.crypto.drbg import Drbg, Stream
 from node.protocols import psi_items
 from node.protocols.channel import Channel, Progress, silent
 from node.protocols.psi import Alignment, Peer, check_minimum
-from node.protocols.psi_items import Bytes, Items, Words
+from node.protocols.psi_items import Bins, Bytes, Items, Words
 from protos.peer_pb2 import BaseChoices, BasePoint, ItemTags, SharedMarks, StoreColumns, TreeSums
 
 _SUM_BYTES = 2 * vole.KEY_BYTES
@@ -119,7 +119,7 @@ class _Side:
             raise self._peer.error("psi.wrong_length", f"sent {len(message.values)} bytes of {kind.__name__}; {size} were due")
         return message.values
 
-    def _bins(self, identifiers: Sequence[str], key: bytes, load: int) -> list[Items]:
+    def _bins(self, identifiers: Sequence[str], key: bytes, load: int) -> Bins:
         return psi_items.into_bins(identifiers, key, self._shape.bins, load)
 
     def _chunks(self, index: int) -> list[tuple[int, int]]:
