@@ -12,6 +12,7 @@ by the times of its own log.
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
 import socket
@@ -80,13 +81,16 @@ def run(python: Path, protocol: str, sets: Sequence[Sequence[str]], *, timeout: 
             source = Path(folder) / f"in{rank}.csv"
             source.write_text("id\n" + "\n".join(identifiers) + "\n")
             command = [str(python), __file__, str(rank), *ports, protocol, str(source), str(Path(folder) / f"out{rank}.csv")]
-            parties.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder))
+            environment = os.environ | {"TMPDIR": folder}
+            parties.append(
+                subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder, env=environment)
+            )
         try:
             texts = [party.communicate(timeout=timeout)[0] for party in parties]
         finally:
             for party in parties:
                 party.kill()
-    for trace in re.findall(r"Trace has been written to (\S+)", "".join(texts)):
+    for trace in re.findall(r"Trace has been written to (\S+\.trace)", "".join(texts)):
         Path(trace).unlink(missing_ok=True)
     told = [re.search(r"^figures (.*)$", text, re.MULTILINE) for text in texts]
     if not all(told):
