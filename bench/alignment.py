@@ -96,7 +96,7 @@ def _process(pipe: Connection, method: Method, role: Role, span: range, out: Con
         "seconds": seconds,
         "cpu_seconds": processor,
         "bytes_sent": channel.sent,
-        "rss_growth_bytes": memory.growth,
+        "growth_bytes": memory.growth,
     }
     figures["peak_rss_bytes"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     out.send({**figures, "shared": len(result.rows)})
@@ -122,7 +122,7 @@ def in_processes(method: Method, sets: dict[Role, range]) -> dict[str, Any]:
         process.join()
     figures: dict[str, Any] = {
         name: {role: result[name] for role, result in results.items()}
-        for name in ("cpu_seconds", "bytes_sent", "rss_growth_bytes", "peak_rss_bytes")
+        for name in ("cpu_seconds", "bytes_sent", "growth_bytes", "peak_rss_bytes")
     }
     seconds = max(result["seconds"] for result in results.values())
     return {"seconds": seconds, "shared": results["label_holder"]["shared"], **figures}
@@ -219,7 +219,7 @@ def runs(elements: int, shared: float, methods: list[Method], repeats: int, riva
             figures["bytes_per_element"] = sum(figures["bytes_sent"].values()) / elements
     ratios = {
         name: {
-            "seconds, protocol alone": figures["online_seconds"] / middle["ot"]["seconds"] if figures["online_seconds"] else None,
+            "seconds, protocol alone": figures["seconds"] / middle["ot"]["seconds"],
             "processor seconds of both": sum(figures["cpu_seconds"].values()) / sum(middle["ot"]["cpu_seconds"].values()),
         }
         for name, figures in middle.items()
@@ -244,8 +244,7 @@ def show(document: dict[str, Any], console: Console) -> None:
     for size in document["results"]:
         for name, run in size["runs"].items():
             used = run["cpu_seconds"]
-            grown = run["rss_growth_bytes"] if "rss_growth_bytes" in run else run["peak_rss_bytes"]
-            whole = f"{run['seconds']:.2f}" + (f" (online {run['online_seconds']:.2f})" if run.get("online_seconds") else "")
+            whole = f"{run['seconds']:.2f}" + (f" (with files {run['seconds_with_files']:.2f})" if name.startswith("spu") else "")
             table.add_row(
                 f"{size['elements']:,}",
                 name,
@@ -253,7 +252,7 @@ def show(document: dict[str, Any], console: Console) -> None:
                 " + ".join(f"{one:.2f}" for one in used.values()),
                 " + ".join(f"{one:,}" for one in run["bytes_sent"].values()) if "bytes_sent" in run else "",
                 f"{run['bytes_per_element']:.1f}" if "bytes_per_element" in run else "",
-                " + ".join(f"{one / 2**20:.0f}" for one in grown.values()),
+                " + ".join(f"{one / 2**20:.0f}" for one in run["peak_rss_bytes"].values()),
             )
     console.print(table)
 

@@ -5,8 +5,8 @@ which runs this file as a program::
 
     PYTHON bench/psi_rivals.py RANK PORT0 PORT1 PROTOCOL IN.csv OUT.csv
 
-It reads and writes files where ours takes lists, so two times are given: the whole, and its phase "Online", the protocol alone,
-by the times of its own log.
+It reads and writes files where ours takes lists, so ``seconds`` are those of its phase "Online", the protocol alone, by times of
+its own log, and ``seconds_with_files`` those of the whole.  Processor time and memory are of the whole.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ def _free_ports() -> list[str]:
         return [str(one.getsockname()[1]) for one in (first, second)]
 
 
-def _online(text: str) -> float | None:
+def _online(text: str) -> float:
     """Seconds between the log's lines that begin and end the phase "Online"."""
     times = re.findall(r"\[([-0-9]+ [:.0-9]+)\] \[info\].*::Online\] (?:start|end)", text)
     if len(times) != 2:
-        return None
+        raise RuntimeError("spu's log does not tell when its protocol began and ended")
     start, end = (datetime.fromisoformat(moment) for moment in times)
     return (end - start).total_seconds()
 
@@ -96,10 +96,9 @@ def run(python: Path, protocol: str, sets: Sequence[Sequence[str]], *, timeout: 
     if not all(told):
         raise RuntimeError(f"spu did not run under {python}: {texts[0][-300:]}")
     figures = [json.loads(line.group(1)) for line in told if line]
-    online = [seconds for seconds in map(_online, texts) if seconds is not None]
     return {
-        "seconds": max(one["seconds"] for one in figures),
-        "online_seconds": max(online) if online else None,
+        "seconds": max(map(_online, texts)),
+        "seconds_with_files": max(one["seconds"] for one in figures),
         **{
             name: dict(zip(("receiver", "sender"), (one[name] for one in figures), strict=True))
             for name in ("cpu_seconds", "peak_rss_bytes")
