@@ -33,8 +33,8 @@ def chosen_for_another_reason(story: Story) -> None:
 
 
 def chosen_for_other_sizes(story: Story) -> None:
-    for log in story.nodes():
-        _choice(story, log.name)["label_holder"] += 1
+    """The bank says that the platform brought more than it declared."""
+    _choice(story, "bank")["feature_holder" if story.holder == "bank" else "label_holder"] += 1
 
 
 def chosen_after_the_method_began(story: Story) -> None:

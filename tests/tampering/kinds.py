@@ -239,7 +239,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(choosing.choice_twice, "platform", 7, "audit.choice"),
     Kind(choosing.method_against_the_rule, "bank+platform", 7, "audit.choice"),
     Kind(choosing.chosen_for_another_reason, "bank", 7, "audit.choice"),
-    Kind(choosing.chosen_for_other_sizes, "bank+platform", 7, "audit.choice"),
+    Kind(choosing.chosen_for_other_sizes, "bank", 7, "audit.choice"),
     Kind(choosing.chosen_after_the_method_began, "bank", 7, "audit.choice"),
     Kind(choosing.padding_left_out, "bank+platform", 7, "audit.message_order", needs="SharedMarks"),
     Kind(choosing.marks_left_out, "bank+platform", 7, "audit.message_order", needs="SharedMarks"),
