@@ -181,6 +181,7 @@ def party(role: str, given: dict[str, Any], pipe: Connection | None, received: l
         "seconds": seconds,
         "cpu_seconds": here if inline else _processor() - before,
         "blocked": ch.blocked,
+        "blocked_for": ch.blocked_for,
         "bytes_sent": ch.sent,
     }
     out.send({**figures, "digest": digest, "received": getattr(ch, "received", [])})

@@ -34,6 +34,7 @@ from node.policy import load_policy
 from node.runtime import steps
 from node.runtime.context import Bounds, Numbers, step_context
 from node.runtime.disclosures import DISCLOSURE_SALTS, item_salt, of_step
+from node.runtime.engines import engine_of
 from node.runtime.files import JobFiles
 from node.runtime.journal import StepLabels, items_of, serialised
 from node.runtime.kept import inbound_name, kept_files, read_inbound, read_table, table_name
@@ -74,8 +75,7 @@ def open_node(folder: Path, *, workers: int | None) -> NodePremises:
             remedy="Name the folder that `isthmus-node init` made, or a copy of it with its keys and state.",
         )
     config = load_config(path)
-    kind = config.engine.kind if workers is None else ("inline" if workers == 1 else "processes")
-    engine = make_engine(kind, config.engine.workers if workers is None else workers)
+    engine = engine_of(config) if workers is None else make_engine("inline" if workers == 1 else "processes", workers)
     return NodePremises(config, own_identity(config), engine, Bounds.of(load_policy(config.policy_path), config))
 
 
