@@ -140,7 +140,7 @@ class ClusterEngine(ExecutorEngine):
             if self._executor is None:
                 self._client = connect(self._cluster)
                 try:
-                    check_workers(self._client, self._cluster)
+                    check_versions(self._client, self._cluster)
                 except IsthmusError:
                     self._drop()
                     raise
@@ -247,8 +247,8 @@ def _security(cluster: Cluster) -> Any:
     return Security(require_encryption=True, **files)
 
 
-def check_workers(client: Any, cluster: Cluster) -> Mapping[str, Any]:
-    """Ask every worker what it runs; the facts of the workers by address.
+def check_versions(client: Any, cluster: Cluster) -> Mapping[str, Any]:
+    """Ask the scheduler and every worker what they run; what each said, by name.
 
     Raises:
         TransportError: ``engine.no_workers``, ``engine.cluster_unreachable``.  UsageError: ``engine.versions_differ``.
@@ -256,10 +256,13 @@ def check_workers(client: Any, cluster: Cluster) -> Mapping[str, Any]:
     here = versions_here()
     try:
         found = client.run(versions_here, on_error="return")
+        found = found and {"scheduler": client.run_on_scheduler(versions_here), **found}
+    except ImportError:
+        found = {"scheduler": None}  # it has not even this function
     except Exception as error:  # noqa: BLE001 - whatever a cluster answers, it is no use to this node
         raise TransportError(
             "engine.cluster_unreachable",
-            f"The workers of {cluster.address} do not answer ({type(error).__name__}).",
+            f"The cluster at {cluster.address} does not answer ({type(error).__name__}).",
             remedy="See the scheduler's and the workers' logs.",
         ) from None
     if not found:
@@ -268,14 +271,13 @@ def check_workers(client: Any, cluster: Cluster) -> Mapping[str, Any]:
             f"The scheduler at {cluster.address} has no worker.",
             remedy="Start workers with `dask worker --nthreads 1` and the scheduler's address, where isthmus[dask] is installed.",
         )
-    for address, versions in found.items():
-        if versions != here:
-            told = versions if isinstance(versions, dict) else {}
-            # A worker without the package cannot even be asked: the function is not there.
-            other = [f"{name} {told.get(name, 'missing')} (here {here[name]})" for name in here if told.get(name) != here[name]]
+    for name, versions in found.items():
+        told = versions if isinstance(versions, dict) else {}
+        other = [f"{part} {told.get(part, 'missing')} (here {here[part]})" for part in here if told.get(part) != here[part]]
+        if other:
             raise UsageError(
                 "engine.versions_differ",
-                f"The worker {address} has {', '.join(other)}.",
-                remedy="Install the same release of isthmus[dask], with the same dask, on the node and on every worker.",
+                f"Of the cluster at {cluster.address}, {name} has {', '.join(other)}.",
+                remedy="Install the same isthmus[dask], with the same dask, on the node, the scheduler and every worker.",
             )
     return found
