@@ -11,7 +11,8 @@ each, whatever else runs on this one.  The computation alone is the processor ti
 
 **With workers** the clock is the wall's, and the machine must have idle cores for both parties.  Every message that a party
 receives is kept, and afterwards each party runs once more by itself over what it received, as a replay does: that is its
-computation alone.  Processor seconds are those of the party and its workers together.
+computation alone.  Processor seconds are those of the party and its workers together, and beside them those of the party's own
+thread, which no number of workers takes away.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import argparse
 import hashlib
 import multiprocessing
 import queue
-import resource
 import threading
 import time
 from collections.abc import Sequence
@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from google.protobuf.message import Message
 from rich import box
 from rich.console import Console
@@ -128,8 +129,10 @@ class Recorded:
 
 
 def _processor() -> float:
-    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+    """Processor seconds of this process and its workers so far."""
+    here = psutil.Process()
+    used = [process.cpu_times() for process in (here, *here.children(recursive=True))]
+    return sum(times.user + times.system for times in used)
 
 
 def party(role: str, given: dict[str, Any], pipe: Connection | None, received: list[bytes] | None, out: Connection) -> None:
@@ -171,15 +174,15 @@ def party(role: str, given: dict[str, Any], pipe: Connection | None, received: l
         engine=engine,
         limits=LIMITS,
     )
-    seconds, here = time.monotonic() - start, _processor() - before
+    seconds, used, here = time.monotonic() - start, _processor() - before, time.thread_time() - own_start
     if inline:
-        here = time.thread_time() - own_start
-        seconds = here + ch.blocked
-    engine.close()  # only then the workers' time is known
+        seconds, used = here + ch.blocked, here
+    engine.close()
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in prepared.to_arrays().values())).hexdigest()
     figures = {
         "seconds": seconds,
-        "cpu_seconds": here if inline else _processor() - before,
+        "cpu_seconds": used,
+        "node_seconds": here,
         "blocked": ch.blocked,
         "blocked_for": ch.blocked_for,
         "bytes_sent": ch.sent,
@@ -226,6 +229,7 @@ def measure(given: dict[str, Any], repeats: int) -> dict[str, Any]:
             role: {
                 "alone_seconds": alone[role]["seconds"],
                 "cpu_seconds": joint[role]["cpu_seconds"],
+                "node_seconds": joint[role]["node_seconds"],
                 "blocked_seconds": joint[role]["blocked"],
                 "blocked_for_seconds": joint[role]["blocked_for"],
                 "bytes_sent": joint[role]["bytes_sent"],
@@ -239,7 +243,16 @@ def measure(given: dict[str, Any], repeats: int) -> dict[str, Any]:
 def show(console: Console, results: Sequence[dict[str, Any]]) -> None:
     """One line a case."""
     table = Table(box=box.SIMPLE_HEAD, title="the preparation", title_justify="left")
-    for name in ("workers", "link", "wall, s", "slower side alone, s", "ratio", "CPU s, L / F", "waiting s, L / F"):
+    for name in (
+        "workers",
+        "link",
+        "wall, s",
+        "slower side alone, s",
+        "ratio",
+        "CPU s, L / F",
+        "in the node, s",
+        "waiting s, L / F",
+    ):
         table.add_column(name, justify="right")
     for result in results:
         latency, rate = result["link"]
@@ -251,6 +264,7 @@ def show(console: Console, results: Sequence[dict[str, Any]]) -> None:
             f"{result['slower_alone_seconds']:.2f}",
             f"{result['ratio']:.2f}",
             " / ".join(f"{side['cpu_seconds']:.2f}" for side in sides),
+            " / ".join(f"{side['node_seconds']:.2f}" for side in sides),
             " / ".join(f"{side['blocked_seconds']:.2f}" for side in sides),
         )
     console.print(table)
