@@ -18,6 +18,7 @@ made for threads.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -127,7 +128,9 @@ class ClusterEngine(ExecutorEngine):
                 return 1
             now = time.monotonic()
             if not self._count or now - self._counted > _WORKERS_SECONDS:
-                self._count, self._counted = len(client.scheduler_info(n_workers=-1).get("workers", {})), now
+                self._counted = now
+                with contextlib.suppress(OSError, ValueError, RuntimeError):  # a lost scheduler shows at the next result
+                    self._count = len(client.scheduler_info().get("workers", {}))
             return max(1, self._count)
 
     def executor(self) -> Executor:

@@ -63,6 +63,12 @@ def test_a_link_that_holds_as_many_messages_cannot_deadlock(distance: int) -> No
         assert run(distance - 1) < 80
 
 
+def test_a_session_holds_what_is_sent_ahead() -> None:
+    largest = LIMITS.ciphertext_batch * LIMITS.key_bits_max // 4 + 64
+    assert LIMITS.batches_ahead * largest < LIMITS.window_bytes
+    assert LIMITS.batches_ahead * -(-largest // LIMITS.chunk_bytes) < LIMITS.window_frames
+
+
 class Noting(MemoryChannel):
     """Also writes down what happens in which order."""
 
