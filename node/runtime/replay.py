@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from audit.errors import DataError, UsageError
+from audit.errors import DataError, IsthmusError, UsageError
 from audit.identity import Identity
 from audit.record import LOG_FILE, Json
 from audit.replay import ReplayDiffers, ReplayMissing, ReplayWire
@@ -182,7 +182,7 @@ class NodeJob:
             keep=lambda _: None,
         )
         salts = context.drbg.stream(DISCLOSURE_SALTS)
-        result = steps.run_step(name.step, context, ReplayChannel(wire))
+        result = _run_here(name.step, context, ReplayChannel(wire))
         return StepOutcome(self, name, result, wire, salts)
 
     def _dataset(self, columns: Mapping[str, Any] | None = None) -> DatasetConfig:
@@ -221,6 +221,16 @@ class StepOutcome:
         steps.store_result(self.job.scratch, self.result)
         if self.name.step == "align":
             self.job.aligned_in = self.name.attempt
+
+
+def _run_here(step: str, context: steps.StepContext, ch: ReplayChannel) -> steps.StepResult:
+    """Run a step; that this machine's engine fails says nothing of what was recorded."""
+    try:
+        return steps.run_step(step, context, ch)
+    except IsthmusError as error:
+        if error.code.startswith("engine."):
+            raise ReplayMissing(f"{error.message} {error.remedy}") from None
+        raise
 
 
 def _unreadable_is_missing(payloads: Iterator[bytes]) -> Iterator[bytes]:
