@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import psutil
 import pytest
@@ -64,16 +65,19 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("cluster")
     pem, key = (str(path) for path in certificate(folder))
     files = {f"tls_{who}_{what}": path for who in ("client", "scheduler", "worker") for what, path in (("cert", pem), ("key", key))}
-    with LocalCluster(
-        n_workers=2,
-        threads_per_worker=1,
-        processes=True,
-        protocol="tls://",
-        security=Security(require_encryption=True, tls_ca_file=pem, **files),
-        dashboard_address=None,
-        local_directory=str(folder),
-        silence_logs=60,
-    ) as made:
+    with (
+        dask.config.set({"temporary-directory": str(folder)}),
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            processes=True,
+            protocol="tls://",
+            security=Security(require_encryption=True, tls_ca_file=pem, **files),
+            dashboard_address=None,
+            local_directory=str(folder),
+            silence_logs=60,
+        ) as made,
+    ):
         yield Cluster(made.scheduler_address, "keys", Path(pem), Path(pem), Path(key))
 
 
