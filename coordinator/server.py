@@ -130,6 +130,11 @@ class Server:
         relay_pb2_grpc.add_RelayServicer_to_server(self.relay, self._grpc)
         self.address = f"{config.coordinator.listen.rpartition(':')[0]}:{self.port}"
 
+    @property
+    def identity(self) -> Identity:
+        """Its own, with the certificate that is in use now."""
+        return self._trust.identity
+
     def start(self) -> None:
         """Begin to serve.
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
 
+from audit.certificates import EXPIRES_SOON, ends_on
 from coordinator.commands import CoordinatorContext, json_option, pass_context
 from coordinator.config import CoordinatorConfig
 from operations.commands import report_health, serve_logged, serve_options
-from operations.logs import Format, Notices
+from operations.logs import Format, Line, Notices
 from operations.stopping import Stop
 
 if TYPE_CHECKING:
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
     from coordinator.watching import Watch
 
 BEAT_SECONDS = 0.25
+_RENEW = (
+    "this coordinator's certificate ends on {ends:%Y-%m-%d}: run `isthmus-coordinator keys renew-certificate`, have both nodes add "
+    "the file it writes, then run `isthmus-coordinator keys activate`; nothing needs a restart"
+)
 
 
 @click.command()
@@ -74,6 +80,8 @@ def _serve(config: CoordinatorConfig, stop: Stop, grace: float, leading: Leaders
         server.start()
         nodes = ", ".join(sorted(server.runner.partners)) or "none yet: add them with `partner add` and start again"
         notify(f"{config.name} serves at {server.address} (nodes known: {nodes})")
+        if ends_on(server.identity.tls_certificate_pem) - datetime.now(UTC) < EXPIRES_SOON:
+            notify(Line(_RENEW.format(ends=ends_on(server.identity.tls_certificate_pem)), code="transport.certificate_expires"))
         while not stop.asked.wait(BEAT_SECONDS):
             server.beat()
             if leading is not None and leading.lost:

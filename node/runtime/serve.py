@@ -325,7 +325,15 @@ def serve(
             server = served[0]
             stack.callback(lambda: server.stop(grace=0.5).wait(STOP_SECONDS))
             stack.callback(board.close)
-        renewing = _Renewing(trust, coordinator.name, control, links, None if served is None else served[1], notify)
+        renewing = _Renewing(
+            trust,
+            coordinator.name,
+            control,
+            links,
+            servicer=None if served is None else served[1],
+            idle=lambda: not store.job_counts().get("running"),
+            notify=notify,
+        )
         control.start()
         stack.callback(control.stop)
         stack.callback(jobs.stop, STOP_SECONDS)
@@ -341,30 +349,40 @@ def serve(
         )
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Renewing:
-    """Takes up renewed certificates, of this node and of its partners, and lets go of connections made with the former ones."""
+    """Takes up renewed certificates, of this node and of its partners, and lets go of connections made with the former ones.
+
+    Streams between nodes begin anew at once: their sessions go on.  The stream to the coordinator waits until no job runs, since
+    the coordinator starts a step again when a node attaches anew in the middle of it.
+    """
 
     trust: Trust
     coordinator: str
     control: ControlClient
     links: PeerLinks
     servicer: PeerServicer | None
+    idle: Callable[[], bool]
     notify: Notify
+    due: bool = False
 
     def look(self) -> None:
         """Called from the main loop."""
         change = self.trust.refresh()
-        if not change:
-            return
+        if change:
+            self._take_up(change)
+        if self.due and (self.idle() or not self.trust.partners[self.coordinator].trusted_pem):
+            self.due = False
+            self.control.reattach()
+
+    def _take_up(self, change: Change) -> None:
         if change.own:
             self.notify("this node's new certificate is used from now on")
         for name in sorted(change.partners):
             self.notify(f"the partner file of {name} changed: {accepted(self.trust.partners[name])}")
         if self.servicer is not None:
             self.servicer.callers.recheck()
-        if change.own or self.coordinator in change.partners:
-            self.control.reattach()
+        self.due |= change.own or self.coordinator in change.partners
         self.links.relink(change)
 
 
