@@ -78,7 +78,7 @@ def _serve(config: CoordinatorConfig, stop: Stop, grace: float, leading: Leaders
     notify, server = Notices("coordinator"), Server(config, leading=leading, watch=watch)
     try:
         server.start()
-        nodes = ", ".join(sorted(server.runner.partners)) or "none yet: add them with `partner add` and start again"
+        nodes = ", ".join(sorted(server.runner.partners)) or "none yet: add them with `partner add`"
         notify(f"{config.name} serves at {server.address} (nodes known: {nodes})")
         if ends_on(server.identity.tls_certificate_pem) - datetime.now(UTC) < EXPIRES_SOON:
             notify(Line(_RENEW.format(ends=ends_on(server.identity.tls_certificate_pem)), code="transport.certificate_expires"))
