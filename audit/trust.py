@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from audit.errors import IsthmusError, UsageError
-from audit.identity import TLS_CERTIFICATE, Identity, load_identity, open_root
+from audit.identity import TLS_CERTIFICATE, Identity, load_identity, open_root, sealed_by
 from audit.partner import PARTNER_SUFFIX, Partner, load_partners, read_partner
 
 Stamp = tuple[int, int, int]
@@ -89,7 +89,7 @@ class CurrentPartners(Mapping[str, Partner]):
             name = self._files.pop(path)
             if name not in self._files.values():
                 known[name] = _withdrawn(known[name])
-        for path in (path for path, stamp in stamps.items() if self._stamps.get(path) != stamp):
+        for path in [path for path, stamp in stamps.items() if self._stamps.get(path) != stamp or path not in self._files]:
             try:
                 self._take(path, known)
             except UsageError as error:
@@ -178,7 +178,7 @@ class Trust:
     def __init__(
         self, identity: Identity, *, keys: Path, key_file: Path | None, partners: Path, told: Callable[[IsthmusError], None]
     ) -> None:
-        self._identity, self._keys, self._told = identity, keys, told
+        self._identity, self._keys, self._key_file, self._told = identity, keys, key_file, told
         # Held from the start: nobody is there later to type a passphrase, and a key file may have been taken away.
         self._root = open_root(keys, key_file=key_file)
         self._stamp = stamp_of(keys / TLS_CERTIFICATE)
@@ -205,13 +205,24 @@ class Trust:
         is not used."""
         return Change(own=self._renew(), partners=self.partners.refresh())
 
+    def _open(self) -> bytes | None:
+        """What opens the keys.  Where they were sealed since the start, nobody can be asked for a passphrase."""
+        if self._root is None and sealed_by(self._keys) == "passphrase":
+            raise UsageError(
+                "identity.locked",
+                f"The keys in {self._keys} were sealed with a passphrase since this process started.",
+                remedy="Start it again to have it use the new certificate.",
+            )
+        self._root = self._root or open_root(self._keys, key_file=self._key_file)
+        return self._root
+
     def _renew(self) -> bool:
         stamp = stamp_of(self._keys / TLS_CERTIFICATE)
         if stamp is None or stamp == self._stamp:
             return False
         self._stamp, before = stamp, self._identity
         try:
-            found = load_identity(self._keys, root=self._root)
+            found = load_identity(self._keys, root=self._open())
             if (found.name, found.role, found.log_key.verifier) != (before.name, before.role, before.log_key.verifier):
                 raise UsageError(
                     "identity.other_keys",

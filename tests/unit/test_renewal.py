@@ -313,6 +313,9 @@ def test_a_new_partner_and_a_second_file_of_one(serving: Serving, files: dict[st
     serving.put(files["during"], "again")
     assert not trust.refresh()
     assert serving.errors == ["partner.duplicate"]
+    (serving.partners / "bank.partner.json").unlink()
+    assert trust.refresh().partners == {"bank"}
+    assert trust.pinned()["bank"] == parse_partner(files["during"]).trusted_pem
     coordinator = keys(tmp_path / "c", name="coordinator", role="coordinator")[1]
     serving.put(export_partner(coordinator, address="c:1"), "coordinator")
     assert trust.refresh().partners == {"coordinator"}
@@ -350,6 +353,25 @@ def test_a_certificate_that_the_log_cannot_commit_to_is_not_used(serving: Servin
     assert not trust.refresh().own
     assert serving.errors == ["log.write_failed"]
     assert trust.identity.tls_certificate_pem == serving.first.tls_certificate_pem
+
+
+@pytest.mark.parametrize("by", ["key-file", "passphrase"])
+def test_keys_that_were_sealed_meanwhile(tmp_path: Path, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, old = keys(tmp_path)
+    errors: list[str] = []
+    trust = Trust(old, keys=folder, key_file=None, partners=tmp_path, told=lambda error: errors.append(error.code))
+    secret = SECRET
+    if by == "passphrase":
+        secret = Secret("passphrase", b"several words at random")
+        monkeypatch.setattr("audit.identity.ask_passphrase", lambda: secret)
+    handle = os.open(tmp_path / "secret.key", os.O_WRONLY | os.O_CREAT, 0o600)
+    os.write(handle, SECRET.value)
+    os.close(handle)
+    seal_identity(folder, secret)
+    renewal.prepare(folder)
+    renewal.activate(folder)
+    assert trust.refresh().own is (by == "key-file")
+    assert errors == ([] if by == "key-file" else ["identity.locked"])
 
 
 def test_other_keys_are_not_taken_up(serving: Serving, tmp_path: Path) -> None:
