@@ -22,7 +22,7 @@ from audit.opening import write_opening, write_renewal
 from audit.partner import Partner
 from audit.record import LogWriter
 from audit.spec import JobSpec
-from audit.trust import Change, Trust, accepted
+from audit.trust import Change, Trust
 from audit.witness import Witness
 from node.config import NodeConfig, RelaySection
 from node.engine import make_engine
@@ -37,6 +37,7 @@ from node.runtime.journal import StepLabels
 from node.runtime.leaving import leave
 from node.runtime.listener import peer_server
 from node.runtime.observe import SILENT, Observer
+from node.runtime.renewing import Renewing
 from node.runtime.store import SERVE_LOCK, Store
 from node.runtime.watching import Watch
 from node.transport.channel import PROTOCOL_VERSION, GrpcChannel
@@ -44,7 +45,7 @@ from node.transport.client import dial
 from node.transport.control import ControlClient
 from node.transport.options import TIMEOUTS, Timeouts
 from node.transport.relay import meet
-from node.transport.servicer import PeerServicer, accept
+from node.transport.servicer import accept
 from node.transport.session import OnWait, Session
 from node.transport.switchboard import Switchboard
 from operations.logs import fault
@@ -325,11 +326,11 @@ def serve(
             server = served[0]
             stack.callback(lambda: server.stop(grace=0.5).wait(STOP_SECONDS))
             stack.callback(board.close)
-        renewing = _Renewing(
+        renewing = Renewing(
             trust,
             coordinator.name,
             control,
-            links,
+            links.relink,
             servicer=None if served is None else served[1],
             idle=lambda: not store.job_counts().get("running"),
             notify=notify,
@@ -349,44 +350,7 @@ def serve(
         )
 
 
-@dataclass
-class _Renewing:
-    """Takes up renewed certificates, of this node and of its partners, and lets go of connections made with the former ones.
-
-    Streams between nodes begin anew at once: their sessions go on.  The stream to the coordinator waits until no job runs, since
-    the coordinator starts a step again when a node attaches anew in the middle of it.
-    """
-
-    trust: Trust
-    coordinator: str
-    control: ControlClient
-    links: PeerLinks
-    servicer: PeerServicer | None
-    idle: Callable[[], bool]
-    notify: Notify
-    due: bool = False
-
-    def look(self) -> None:
-        """Called from the main loop."""
-        change = self.trust.refresh()
-        if change:
-            self._take_up(change)
-        if self.due and (self.idle() or not self.trust.partners[self.coordinator].trusted_pem):
-            self.due = False
-            self.control.reattach()
-
-    def _take_up(self, change: Change) -> None:
-        if change.own:
-            self.notify("this node's new certificate is used from now on")
-        for name in sorted(change.partners):
-            self.notify(f"the partner file of {name} changed: {accepted(self.trust.partners[name])}")
-        if self.servicer is not None:
-            self.servicer.callers.recheck()
-        self.due |= change.own or self.coordinator in change.partners
-        self.links.relink(change)
-
-
-def _wait(config: NodeConfig, control: ControlClient, jobs: Jobs, stop: threading.Event, watch: Watch, renewing: _Renewing) -> None:
+def _wait(config: NodeConfig, control: ControlClient, jobs: Jobs, stop: threading.Event, watch: Watch, renewing: Renewing) -> None:
     """Say that the node is ready, then act on decisions until told to stop."""
     control.attached.wait(_ATTACH_SECONDS)
     if control.fatal is not None:
