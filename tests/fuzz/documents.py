@@ -200,15 +200,16 @@ def identity(data: bytes) -> None:
 
 
 @functools.cache
-def _renewing() -> list[Identity]:
-    """With one certificate, and with two."""
-    home = _identity()
-    return [load_identity(home), prepare(home, again=True)]
-
-
 def _identity() -> Path:
     create_identity(folder() / "good", name="bank", role="bank")
     return folder() / "good"
+
+
+@functools.cache
+def _renewing() -> list[Identity]:
+    """With one certificate, and with two."""
+    home = folder() / "renewing"
+    return [create_identity(home, name="bank", role="bank"), prepare(home)]
 
 
 # ---- numbers of the peer ---------------------------------------------------------------------------------------------------------
