@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import threading
 import time
@@ -227,3 +228,15 @@ def test_a_cluster_that_does_not_answer(bank: Path, monkeypatch: pytest.MonkeyPa
     text = path.read_text().replace(files, "").replace("tls://127", "tcp://127")
     path.write_text(text + "\n[unsafe]\ncluster_without_tls = true\n")
     assert told(bank, "engine") == ("fail", "engine.cluster_unreachable")
+
+
+def test_whether_a_partner_accepts_the_next_certificate(bank: Path, tmp_path: Path) -> None:
+    config = ["--config", str(bank / "node.toml")]
+    assert main([*config, "keys", "renew-certificate", "--output", str(tmp_path / "bank.partner.json")]) == 0
+    after = Path(shutil.copytree(bank, tmp_path / "after"))
+    assert main(["--config", str(after / "node.toml"), "keys", "activate"]) == 0
+    for accepts, state, code in (([bank / "keys"], "warn", "partner.next_not_added"), ([bank / "keys", after / "keys"], "ok", "")):
+        with serving(tmp_path / "coordinator", accepts, health=Tells({})) as address:
+            add_coordinator(bank, tmp_path, address)
+            assert told(bank, "coordinator")[0] == "ok"
+            assert told(bank, "coordinator accepts next") == (state, code)
