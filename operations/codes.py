@@ -25,7 +25,8 @@ data: changed column_type constant_column database duplicate_column duplicate_id
     unfit_identifier unreadable weights_shape woe_needs_label
 disclosure: no_salt
 drbg: bound reused seed
-engine: kind worker_died workers
+engine: closed cluster_files cluster_lost cluster_unreachable cluster_without_tls kind no_dask no_workers versions_differ
+    worker_died worker_threads workers
 file: unwritable
 health: not_served path_too_long unknown_service
 identity: exists invalid key_beside_keys key_file locked mismatch missing next_waits not_sealed permissions unwritable
@@ -50,8 +51,7 @@ partner: duplicate invalid next_not_added no_coordinator own_name role unknown u
 peer: unknown_code version_unknown
 policy: bands coordinator coordinator_unknown dataset_not_offered dataset_partner dataset_unknown disclose_coordinator
     disclose_feature_holder feature_is_label feature_not_offered features_max key_too_short label_kind label_not_offered
-    minimum_intersection normalise not_a_party own_role partner_not_allowed partner_role partner_unknown patience rounds
-    sample
+    minimum_intersection normalise not_a_party own_role partner_not_allowed partner_role partner_unknown patience rounds sample
 products: entry_bits entry_range shape shifts
 protocol: malformed_message not_reduced unexpected_message wrong_count wrong_length wrong_position
 psi: batch_size duplicate_identifier empty_set identifier_not_text less_than_declared low_order_point more_than_declared
