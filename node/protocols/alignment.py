@@ -8,6 +8,7 @@ from typing import Literal
 
 from audit.aligning import Method, chosen_method, label_holder_receives, reason
 from node.crypto.drbg import Drbg
+from node.engine import Engine
 from node.limits import Limits
 from node.protocols import psi, psi_ot
 from node.protocols.channel import Channel, Progress, silent
@@ -39,6 +40,7 @@ def align(
     minimum: int,
     drbg: Drbg,
     limits: Limits,
+    engine: Engine | None = None,
     progress: Progress = silent,
 ) -> Alignment:
     """Find the customers both sides have.
@@ -46,6 +48,7 @@ def align(
     Args:
         method: as the job's specification says; both sides must name the same.
         choose: told of the choice before anything but sizes is sent, unless the specification says ``curve``.
+        engine: where identifiers are masked on the curve; None: here.
         ch, role, job, identifiers, minimum, drbg, limits, progress: as :func:`node.protocols.psi.align`.
 
     Raises:
@@ -59,7 +62,7 @@ def align(
     if method != "curve":
         choose(Choice(chosen, reason(method, *sizes), *sizes))
     if chosen == "curve":
-        return psi.match(ch, peer, job=job, identifiers=identifiers, minimum=minimum, drbg=drbg, progress=progress)
+        return psi.match(ch, peer, job=job, identifiers=identifiers, minimum=minimum, drbg=drbg, engine=engine, progress=progress)
     receives = label_holder_receives(*sizes) == holds_label
     return psi_ot.match(
         ch, peer, receives=receives, job=job, identifiers=identifiers, minimum=minimum, drbg=drbg, progress=progress

@@ -24,8 +24,9 @@ from node.crypto import okvs
 from node.crypto.code import MESSAGE_BITS, MESSAGE_SYMBOLS, compression, generator, multiply
 from node.crypto.ot import permute, transpose_bits, transpose_rows
 from node.crypto.vole import SenderStreams
+from node.engine.batches import not_text
 from node.errors import DataError
-from node.protocols.psi import duplicate, not_text
+from node.protocols.psi import duplicate
 
 Bytes = NDArray[np.uint8]
 Words = NDArray[np.uint64]

@@ -145,6 +145,7 @@ def _align(ctx: StepContext, ch: Channel) -> StepResult:
         minimum=ctx.minimum_shared,
         drbg=ctx.drbg,
         limits=ctx.limits,
+        engine=ctx.engine,
         progress=ctx.progress,
     )
     rows = np.asarray(alignment.rows, dtype=np.int64)
@@ -265,6 +266,7 @@ def _round(ctx: StepContext, ch: Channel) -> StepResult:
         lookup_range=ctx.lookup_range,
         drbg=ctx.drbg,
         limits=ctx.limits,
+        engine=ctx.engine,
         progress=ctx.progress,
     )
     return StepResult(Facts(inner_products=shares.inner_products), {f"round-{ctx.round}.npz": shares.to_arrays()})
