@@ -5,18 +5,17 @@ The orders themselves are the tables of :mod:`audit.protocol`.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from math import isfinite
 
-from audit.aligning import chosen_method, reason
+from audit.choosing import bad_choices
 from audit.errors import VerificationError
 from audit.figures import JobView, NodeView, Views, shapes_of
-from audit.history import Act, Attempt, AttemptKey, ChoiceRecord, Directive
+from audit.history import Act, Attempt, AttemptKey, Directive
 from audit.ledger import Ledger, LogRejected
-from audit.plain import altered, psi_start
+from audit.plain import altered
 from audit.protocol import (
     COMMITTED,
     COORDINATOR_ORDER,
@@ -189,35 +188,9 @@ class _Order:
                     raise self._refuse(node.name, act.seq, "audit.commitment_sizes", reason)
 
     def _choices(self, node: NodeView) -> None:
-        """An alignment whose method the specification leaves open says once which it took and why, as the rule wants it, after both
-        sizes and before all else.
-        """
-        method, made = self.view.spec.align.method, set[AttemptKey]()
-        for act in node.record.of("choice"):
-            attempt = node.record.attempts.get(act.key)
-            if method == "curve" or act.key.step != "align" or act.key in made or attempt is None:
-                raise self._refuse(node.name, act.seq, "audit.choice", f"{act.key}: there was nothing to choose")
-            made.add(act.key)
-            sizes = act.data.label_holder, act.data.feature_holder
-            if act.data != ChoiceRecord("alignment", chosen_method(method, *sizes), reason(method, *sizes), *sizes):
-                raise self._refuse(node.name, act.seq, "audit.choice", f"{act.key}: another method follows from the sizes")
-            for sender, way in ((node.name, "sent"), (attempt.peer, "received")):
-                declared = hashlib.sha256(psi_start(sizes[sender != self.view.parties[0]])).hexdigest()
-                if attempt.direction(way).plain.get("PsiStart") != declared:
-                    raise self._refuse(node.name, act.seq, "audit.choice", f"{act.key}: {sender} declared another size")
-                if any(self._before(node, attempt, way, act.seq)):
-                    raise self._refuse(node.name, act.seq, "audit.choice", f"{act.key}: the method was chosen too late")
-        for attempt in node.record.attempts.values():
-            if method != "curve" and attempt.key.step == "align" and attempt.was_done and attempt.key not in made:
-                reason_ = f"{attempt.key}: it does not say which method it took"
-                raise self._refuse(node.name, attempt.state_seq, "audit.choice", reason_)
-
-    def _before(self, node: NodeView, attempt: Attempt, way: str, seq: int) -> Iterator[bool]:
-        """Whether the first message of a direction that follows the set's size stands before an entry."""
-        for place, message in node.ledger.messages(self.view.job, attempt, way):
-            if message.type != "PsiStart":
-                yield place < seq
-                return
+        """See :mod:`audit.choosing`."""
+        for seq, reason in bad_choices(self.view, node):
+            raise self._refuse(node.name, seq, "audit.choice", reason)
 
     # ---- the coordinator's steps ------------------------------------------------------------------------------------------
 
