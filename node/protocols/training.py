@@ -22,7 +22,7 @@ from node.errors import PeerError
 from node.protocols.lookup import IndexHolder, TableHolder
 from node.protocols.masked_product import JobKeys
 from node.protocols.rings import Role, array_to_ints, combine, ints_to_array
-from node.protocols.scales import PRODUCT_BITS, SHORT_BITS, SPARE_SLOTS, step_scale, weight_scale
+from node.protocols.scales import SHORT_BITS, SPARE_SLOTS, product_bits, step_scale, weight_scale
 
 Arrays = dict[str, NDArray[np.generic]]
 
@@ -105,8 +105,8 @@ class Prepared:
         own_columns, peer_columns: encoded columns, the label holder's intercept counted.
         base_rate: as disclosed.
         score_bits: k, the ring of row scores.
-        residual_masks: label holder: its residual shares r, uint64 (slots, rows); feature holder: m for X_L'e, uint8
-            (slots, rows, 16). column_u, column_v: [slot][peer column], [slot][own column] modulo 2**PRODUCT_BITS.
+        residual_masks: uint64 (slots, rows); the label holder's residual shares r, the feature holder's masks m for X_L'e.
+        column_u, column_v: [slot][peer column], [slot][own column] modulo 2**product_bits(rows).
         score_masks: [slot - 1][peer column] modulo 2**score_bits; score_u, score_v: uint64 (slots - 1, rows).
         preconditioner: own P; gradient_masks, gradient_u, gradient_v: [slot][column] modulo 2**SHORT_BITS.
         lookup: this party's half of the base oblivious transfers.
@@ -118,7 +118,7 @@ class Prepared:
     peer_columns: int
     base_rate: str
     score_bits: int
-    residual_masks: NDArray[np.unsignedinteger] = field(repr=False)
+    residual_masks: NDArray[np.uint64] = field(repr=False)
     column_u: list[list[int]] = field(repr=False)
     column_v: list[list[int]] = field(repr=False)
     score_masks: list[list[int]] = field(repr=False)
@@ -151,8 +151,8 @@ class Prepared:
             "sizes": np.array([self.own_columns, self.peer_columns, self.score_bits, self.own.public.bits, self.peer.bits]),
             "base_rate": np.frombuffer(self.base_rate.encode(), dtype=np.uint8),
             "residual_masks": self.residual_masks,
-            "column_u": _matrix_to_array(self.column_u, PRODUCT_BITS),
-            "column_v": _matrix_to_array(self.column_v, PRODUCT_BITS),
+            "column_u": _matrix_to_array(self.column_u, product_bits(self.residual_masks.shape[1])),
+            "column_v": _matrix_to_array(self.column_v, product_bits(self.residual_masks.shape[1])),
             "score_masks": np.array(self.score_masks, dtype=np.uint64),
             "score_u": self.score_u,
             "score_v": self.score_v,

@@ -111,6 +111,8 @@ def test_masked_messages_are_uniform(trained: tuple[Training, Any], kind: str) -
     if kind == "MaskedWeights":  # k-bit words in whole bytes: the last one may be partly empty
         size = (training.prepared[0].score_bits + 7) // 8
         octets = octets.reshape(-1, size)[:, : training.prepared[0].score_bits // 8].ravel()
+    if kind == "MaskedResiduals":  # the difference of two 63-bit numbers: its highest byte is not uniform
+        octets = octets.reshape(-1, 8)[:, :7].ravel()
     assert len(octets) >= 80
     cells = octets if len(octets) > 5000 else octets >> 5
     counts = np.bincount(cells, minlength=256 if len(octets) > 5000 else 8)
@@ -221,7 +223,8 @@ def test_a_second_preparation_goes_on_with_the_rounds_that_are_done() -> None:
     operands = next(payload for kind, payload in resumed.left_sent if kind == "DotOperands")
     assert pb.DotOperands.FromString(operands).count == 3 * 6, "all three directions, once more under the new key"
     assert resumed.left.inner_products == resumed.right.inner_products
-    assert resumed.left.inner_products == pytest.approx(undisturbed.left.inner_products, rel=0.02, abs=1e-9)
+    # Three standard deviations of what lookups of 64 entries and scores of 24 bits leave to chance on 200 rows.
+    assert resumed.left.inner_products == pytest.approx(undisturbed.left.inner_products, rel=0.06, abs=1e-9)
     stored = [[RoundShares.from_arrays(shares.to_arrays()) for shares in training.earlier[side]] for side in (0, 1)]
     for mine, theirs, prepared in ((0, 1, training.prepared[0]), (1, 0, training.prepared[1])):
         # Each kept ciphertext opens, under the key of its owner, to that owner's share.
