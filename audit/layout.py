@@ -8,6 +8,10 @@ the verification counts them by it (:mod:`audit.protocol`): one source, so that 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+KeyKind = Literal["standard", "short-order"]
+"""Paillier keys: with randomness of any order, or of a short secret one."""
 
 POINT_BYTES = 32
 """A masked identifier: a u-coordinate of curve25519."""

@@ -15,6 +15,7 @@ import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from audit.errors import UsageError
+from audit.layout import KeyKind
 
 SPEC_VERSION = 1
 SPEC_BYTES_MAX = 256 * 2**10
@@ -86,6 +87,7 @@ class Model(_Strict):
     rounds: Annotated[int, Field(ge=1, le=64)] = 8
     tolerance: DecimalText = "0.00001"
     key_bits: Annotated[int, Field(ge=512, le=8192)] = 3072
+    key_kind: KeyKind = "standard"
     holdout: DecimalText = "0.2"
     lookup_entries: Literal["auto", 32, 64, 128, 256] = "auto"
     bands: Annotated[int, Field(ge=4, le=128)] = 40
@@ -152,8 +154,14 @@ class JobSpec(_Strict):
         return self
 
     def canonical(self) -> bytes:
-        """The bytes that are hashed and signed (RFC 8785)."""
-        return rfc8785.dumps(self.model_dump(mode="json"))
+        """The bytes that are hashed and signed (RFC 8785).
+
+        ``model.key_kind`` stands there only where it is not ``standard``: jobs older than it keep their identity.
+        """
+        document = self.model_dump(mode="json")
+        if self.model.key_kind == "standard":
+            del document["model"]["key_kind"]
+        return rfc8785.dumps(document)
 
     def identity(self) -> str:
         """SHA-256 of :meth:`canonical`, hex: the job's identity."""

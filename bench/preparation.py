@@ -1,8 +1,9 @@
 """The preparation of a training, where most of its processor time goes: both parties here, each in a process of its own.
 
-    python -m bench.preparation [--rows N] [--columns L F] [--rounds N] [--bits N ...] [--json FILE]
+    python -m bench.preparation [--rows N] [--columns L F] [--rounds N] [--bits N ...]
+                                [--key-kind KIND ...] [--json FILE]
 
-The link is a local pipe and each party works on one core, inline.  The features are standard normal, a third of the columns one-hot.
+The link is a local pipe and each party works on one core, inline.  A third of the columns is one-hot, the others standard normal.
 Wall time is the slower party's; processor time that of each.
 """
 
@@ -23,6 +24,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from audit.layout import KeyKind
 from bench.common import PipeChannel, machine, write_json
 from node.crypto.drbg import Drbg
 from node.crypto.paillier import generate_key
@@ -45,7 +47,7 @@ def features(rows: int, columns: int, seed: int) -> NDArray[np.int32]:
     return np.clip(np.rint(values * 1024), -8191, 8191).astype(np.int32)
 
 
-def run_party(pipe: Connection, side: int, rows: int, columns: int, rounds: int, bits: int) -> dict[str, float]:
+def run_party(pipe: Connection, side: int, rows: int, columns: int, rounds: int, bits: int, kind: KeyKind) -> dict[str, float]:
     """One party's preparation: seconds and bytes sent."""
     plan = TrainingPlan(
         role=ROLES[side],
@@ -56,6 +58,7 @@ def run_party(pipe: Connection, side: int, rows: int, columns: int, rounds: int,
         minimum_key_bits=bits,
         lookup_entries=128,
         rows=rows,
+        key_kind=kind,
     )
     matrix = features(rows, columns, side)
     label = (np.random.default_rng(2).random(rows) < 0.2).astype(np.int8) if plan.holds_label else None
@@ -64,7 +67,7 @@ def run_party(pipe: Connection, side: int, rows: int, columns: int, rounds: int,
     pipe.recv_bytes()
     channel = PipeChannel(pipe)
     wall, processor = time.perf_counter(), time.process_time()
-    own = generate_key(bits, drbg.stream("key"))
+    own = generate_key(bits, drbg.stream("key"), kind=kind)
     prepare(channel, plan=plan, own=own, matrix=matrix, label=label, drbg=drbg, engine=InlineEngine(), limits=LIMITS)
     result = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - processor, "sent_bytes": channel.sent}
     channel.close()
@@ -76,18 +79,18 @@ def _child(pipe: Connection, *arguments: Any) -> None:
     pipe.send_bytes(json.dumps(result).encode())
 
 
-def measure(rows: int, columns: tuple[int, int], rounds: int, bits: int) -> dict[str, Any]:
+def measure(rows: int, columns: tuple[int, int], rounds: int, bits: int, kind: KeyKind) -> dict[str, Any]:
     """One preparation at both parties."""
     mine, other = multiprocessing.Pipe()
-    child = multiprocessing.get_context("spawn").Process(target=_child, args=(other, rows, columns[1], rounds, bits))
+    child = multiprocessing.get_context("spawn").Process(target=_child, args=(other, rows, columns[1], rounds, bits, kind))
     child.start()
     other.close()
     try:
-        left = run_party(mine, 0, rows, columns[0], rounds, bits)
+        left = run_party(mine, 0, rows, columns[0], rounds, bits, kind)
         right = json.loads(mine.recv_bytes())
     finally:
         child.join(30)
-    return {"bits": bits, "label_holder": left, "feature_holder": right}
+    return {"bits": bits, "key_kind": kind, "label_holder": left, "feature_holder": right}
 
 
 def main() -> None:
@@ -97,19 +100,23 @@ def main() -> None:
     parser.add_argument("--columns", type=int, nargs=2, default=(10, 11), help="of the label holder and of the feature holder")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--bits", type=int, nargs="+", default=[2048, 3072])
+    parser.add_argument("--key-kind", nargs="+", choices=["standard", "short-order"], default=["standard", "short-order"])
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     given = parser.parse_args()
     console = Console()
     console.print("; ".join(f"{name} {value}" for name, value in machine().items()), style="dim")
     title = f"preparation of {given.rows:,} rows, {given.columns[0]} and {given.columns[1]} columns, {given.rounds} rounds"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
-    for heading in ("bits", "wall s", "L: CPU s", "F: CPU s", "L sent MB", "F sent MB"):
+    for heading in ("bits", "keys", "wall s", "L: CPU s", "F: CPU s", "L sent MB", "F sent MB"):
         table.add_column(heading, justify="right")
-    results = [measure(given.rows, tuple(given.columns), given.rounds, bits) for bits in given.bits]
+    results = [
+        measure(given.rows, tuple(given.columns), given.rounds, bits, kind) for bits in given.bits for kind in given.key_kind
+    ]
     for result in results:
         left, right = result["label_holder"], result["feature_holder"]
         table.add_row(
             f"{result['bits']}",
+            result["key_kind"],
             f"{max(left['wall_s'], right['wall_s']):.1f}",
             f"{left['cpu_s']:.1f}",
             f"{right['cpu_s']:.1f}",

@@ -45,6 +45,7 @@ _SPEC_OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("--rounds", "model.rounds", {"type": int, "help": "Most rounds."}),
     ("--tolerance", "model.tolerance", {"help": "Stop when the decrement is below this decimal."}),
     ("--key-bits", "model.key_bits", {"type": int, "help": "Paillier modulus: 2048, 3072, 4096."}),
+    ("--key-kind", "model.key_kind", {"help": "standard, or short-order where both policies name it."}),
     ("--holdout", "model.holdout", {"help": "Share of the rows held out, a decimal; 0 for none."}),
     ("--lookup-entries", "model.lookup_entries", {"type": int, "help": "Entries of the sigmoid's table (by rows if left out)."}),
     ("--bands", "model.bands", {"type": int, "help": "Score bands of the evaluation."}),
@@ -77,8 +78,8 @@ def submit(context: CoordinatorContext, file: Path | None, **given: Any) -> None
     """Submit a job from a TOML file, from options, or both (options win).  Prints the job's hash.
 
     The file has the tables [label_holder] and [feature_holder] (name, dataset, features), [label] (column), and, where the defaults
-    do not suit, [align] (normalise, minimum), [model] (l2, rounds, tolerance, key_bits, holdout, lookup_entries, bands) and
-    [disclose].
+    do not suit, [align] (normalise, minimum), [model] (l2, rounds, tolerance, key_bits, key_kind, holdout, lookup_entries, bands)
+    and [disclose].
 
     \b
     Examples:

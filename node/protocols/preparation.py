@@ -191,6 +191,7 @@ def _exchange_keys(ch: Channel, plan: TrainingPlan, own: SecretKey, limits: Limi
         h_s=int.from_bytes(theirs.h_s),
         minimum_bits=plan.minimum_key_bits,
         own=public,
+        kind=plan.key_kind,
     )
     return JobKeys.of(own, peer)
 

@@ -17,6 +17,7 @@ import numpy as np
 from gmpy2 import mpz
 from numpy.typing import NDArray
 
+from audit.layout import KeyKind
 from node.crypto.paillier import PublicKey, SecretKey
 from node.errors import PeerError
 from node.protocols.lookup import IndexHolder, TableHolder
@@ -40,6 +41,7 @@ class TrainingPlan:
         rounds: most rounds of the training.
         key_bits: size of the Paillier moduli.
         minimum_key_bits: smallest modulus accepted from the peer.
+        key_kind: of both parties' keys.
         lookup_entries: N of the 1-of-N lookups.
         rows: training rows.
     """
@@ -52,6 +54,7 @@ class TrainingPlan:
     minimum_key_bits: int
     lookup_entries: int
     rows: int
+    key_kind: KeyKind = "standard"
 
     @property
     def slots(self) -> int:
@@ -79,6 +82,9 @@ def logit_at_scale(rate: Fraction, scale: int) -> int:
     with gmpy2.context(precision=scale + 64):
         odds = rate / (1 - rate)
         return int(gmpy2.rint(gmpy2.log(gmpy2.mpfr(gmpy2.mpq(odds.numerator, odds.denominator))) * (mpz(1) << scale)))
+
+
+_SECRET_NUMBERS = ("p", "q", "order_p", "order_q")
 
 
 def _matrix_to_array(rows: Sequence[Sequence[int]], bits: int) -> NDArray[np.uint8]:
@@ -143,8 +149,7 @@ class Prepared:
     def to_arrays(self) -> Arrays:
         """Named arrays that hold all of it (secret)."""
         arrays: Arrays = {
-            "p": _number(self.own.p),
-            "q": _number(self.own.q),
+            **dict(zip(_SECRET_NUMBERS, map(_number, self.own.numbers()), strict=False)),
             "h_s": _number(self.own.public.h_s),
             "peer_n": _number(self.peer.n),
             "peer_h_s": _number(self.peer.h_s),
@@ -168,12 +173,14 @@ class Prepared:
     def from_arrays(cls, arrays: Mapping[str, NDArray]) -> Prepared:
         """Inverse of :meth:`to_arrays`."""
         own_columns, peer_columns, score_bits, own_bits, peer_bits = (int(v) for v in arrays["sizes"])
-        p, q = mpz(_as_int(arrays["p"])), mpz(_as_int(arrays["q"]))
+        numbers = [_as_int(arrays[name]) for name in _SECRET_NUMBERS if name in arrays]
+        kind: KeyKind = "standard" if len(numbers) == 2 else "short-order"
+        n = mpz(numbers[0]) * numbers[1]
         holder = TableHolder if bool(arrays["table_holder"][0]) else IndexHolder
         lookup = {name.removeprefix("lookup_"): array for name, array in arrays.items() if name.startswith("lookup_")}
         return cls(
-            own=SecretKey(public=PublicKey(n=p * q, h_s=mpz(_as_int(arrays["h_s"])), bits=own_bits), p=p, q=q),
-            peer=PublicKey(n=mpz(_as_int(arrays["peer_n"])), h_s=mpz(_as_int(arrays["peer_h_s"])), bits=peer_bits),
+            own=SecretKey.of(PublicKey(n=n, h_s=mpz(_as_int(arrays["h_s"])), bits=own_bits, kind=kind), numbers),
+            peer=PublicKey(n=mpz(_as_int(arrays["peer_n"])), h_s=mpz(_as_int(arrays["peer_h_s"])), bits=peer_bits, kind=kind),
             own_columns=own_columns,
             peer_columns=peer_columns,
             base_rate=arrays["base_rate"].tobytes().decode(),

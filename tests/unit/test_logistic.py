@@ -74,6 +74,20 @@ def test_a_strong_penalty_is_scikit_learns_too() -> None:
     assert weights[0] == pytest.approx(oracle.intercept_[0], abs=0.02)
 
 
+def test_short_order_keys_train_the_same_model() -> None:
+    """Other keys and masks; what a party stores between two steps reads back as it was."""
+    left, right, label = toy(200, (2, 3), seed=3)
+    weights = []
+    for kind in ("standard", "short-order"):
+        training = Training(left, right, label, rounds=3, key_kind=kind, lookup_entries=256)  # type: ignore[arg-type]
+        weights.append(training.train()[0])
+        for prepared in training.prepared:
+            again = Prepared.from_arrays(prepared.to_arrays())
+            assert (again.own, again.peer) == (prepared.own, prepared.peer)
+            assert (again.own.public.kind, again.peer.kind) == (kind, kind)
+    assert weights[0] == pytest.approx(weights[1], abs=0.05)
+
+
 def test_no_penalty_at_all() -> None:
     left, right, label = toy(600, (3, 4))
     training = Training(left, right, label, rounds=6, l2=Fraction(0))
