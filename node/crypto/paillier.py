@@ -28,7 +28,7 @@ from functools import cached_property, lru_cache
 from typing import Any, NoReturn
 
 import gmpy2
-from gmpy2 import f_divmod, mpz, powmod
+from gmpy2 import f_divmod, mpz, powmod, powmod_base_list
 
 from audit.layout import KeyKind
 from node.crypto.drbg import Stream
@@ -468,11 +468,13 @@ class Decryptor:
         Raises:
             PeerError: ``paillier.ciphertext_subgroup`` for one whose randomness is not of a short-order key's order.
         """
-        p, q, p_squared, q_squared, e_p, e_q = self._p, self._q, self._p_squared, self._q_squared, self._e_p, self._e_q
+        p, q, p_squared, q_squared = self._p, self._q, self._p_squared, self._q_squared
         h_p, h_q, q_inverse, plaintexts = self._h_p, self._h_q, self._q_inverse, []
-        for c in ciphertexts:
-            l_p, beside_p = f_divmod(powmod(c % p_squared, e_p, p_squared) - 1, p)
-            l_q, beside_q = f_divmod(powmod(c % q_squared, e_q, q_squared) - 1, q)
+        # One call for all powers: it lets other threads have the interpreter meanwhile.
+        powers_p = powmod_base_list([c % p_squared for c in ciphertexts], self._e_p, p_squared)
+        powers_q = powmod_base_list([c % q_squared for c in ciphertexts], self._e_q, q_squared)
+        for power_p, power_q in zip(powers_p, powers_q, strict=True):
+            (l_p, beside_p), (l_q, beside_q) = f_divmod(power_p - 1, p), f_divmod(power_q - 1, q)
             if beside_p or beside_q:
                 raise PeerError(
                     "paillier.ciphertext_subgroup",
