@@ -339,8 +339,7 @@ def _value_keys(hashed: Words, tweaks: Words, lowest: int) -> Words:
     bits, width = len(hashed), 2 * len(tweaks)
     values = 1 << bits
     streams = np.empty((bits, values, width), dtype=np.uint64)
-    # Seen as (values above the bit, the bit, values below it), all that share the bit have one key.
-    parts = [(place, (values >> (place + 1), 2, 1 << place)) for place in range(bits)]
+    parts = [(place, (values >> (place + 1), 2, 1 << place)) for place in range(bits)]  # values above the bit, the bit, below it
     for place, view in parts:
         named = key_streams(lowest + place, values).reshape(*view, 1)
         np.bitwise_xor((hashed[place] ^ tweaks).reshape(1, 2, 1, width), named, out=streams[place].reshape(*view, width))
