@@ -75,6 +75,9 @@ class _Bounds:
         model, seq = self.view.spec.model, node.record.acted_seq
         for policy_then, where in self._policies(node):
             self._key_bits(node, policy_then, where)
+            if model.key_kind == "short-order" and not policy_then.short_order_keys:
+                reason = f"short-order keys were asked for; the policy of {node.name} does not name them"
+                raise self._refuse(node.name, where, "audit.key_kind", reason)
         policy = node.record.policy
         for what, asked, most in (
             ("rounds", model.rounds, policy.rounds_max if policy else None),

@@ -15,6 +15,7 @@ from functools import cached_property
 
 from audit.aligning import METHODS, Method
 from audit.history import Act, Attempt, AttemptKey, ChoiceRecord, JobRecord, Shape
+from audit.layout import SPARE_SLOTS, column_layout, plaintext_bits
 from audit.ledger import Ledger
 from audit.protocol import Figures
 from audit.spec import JobSpec
@@ -171,7 +172,16 @@ class JobView:
     def _columns_in(self, key: AttemptKey | None) -> dict[str, int]:
         if key is None:
             return {}
-        return self._per_party(key, lambda attempt, way, ledger: _columns(ledger, self.job, attempt, way))
+        each = self._rows_each
+        return self._per_party(key, lambda attempt, way, ledger: _columns(ledger, self.job, attempt, way, each)) if each else {}
+
+    @cached_property
+    def _rows_each(self) -> int | None:
+        """Rows that share a ciphertext of column masks: as many products answer for one column."""
+        if self.split is None:
+            return None
+        bits, slots = plaintext_bits(self.spec.model.key_bits), self.spec.model.rounds + SPARE_SLOTS
+        return column_layout(plaintext_bits=bits, rows=self.split[0], slots=slots).rows
 
     def _per_party(self, key: AttemptKey, figure) -> dict[str, int]:  # type: ignore[no-untyped-def]
         found: dict[str, int] = {}
@@ -226,8 +236,8 @@ def _ways(view: NodeView, attempt: Attempt) -> tuple[tuple[str, str], tuple[str,
     return (view.name, "sent"), (attempt.peer, "received")
 
 
-def _columns(ledger: Ledger, job: str, attempt: Attempt, way: str) -> int | None:
-    """Column products that the sender answered to one group of masks: one for each of its own columns.
+def _columns(ledger: Ledger, job: str, attempt: Attempt, way: str, each: int) -> int | None:
+    """The sender's columns: it answered ``each`` column products to one group of masks for each of them.
 
     They are known to be all once row masks followed in either direction.
     """
@@ -239,7 +249,7 @@ def _columns(ledger: Ledger, job: str, attempt: Attempt, way: str) -> int | None
             total += shape.items * times
         elif total:
             break
-    return total or None
+    return total // each or None
 
 
 def _count(text: str) -> int | None:

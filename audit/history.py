@@ -166,6 +166,7 @@ class PolicyRecord(NamedTuple):
     rounds_max: int
     bands_max: int
     small_keys: int
+    short_order_keys: int = 0
 
 
 NO_DIRECTIVE = Directive()

@@ -25,7 +25,6 @@ from audit.layout import (
     COEFFICIENT_MAX,
     KEPT_BYTES,
     POINT_BYTES,
-    PRODUCT_BITS,
     RANGE_MAX,
     RANGE_MIN,
     SHORT_BITS,
@@ -269,9 +268,13 @@ def _prepare(f: Figures, round: int, directive: Directive) -> tuple[Part, ...]:
     key = number_field(f.key_bits) + bytes_field(size) + bytes_field(2 * size)
     parts: list[Part] = [Single("PaillierKey", key, key), _figures(f)]
     plain, slots = plaintext_bits(f.key_bits), f.slots
-    groups = column_layout(plaintext_bits=plain, rows=f.rows, slots=slots).groups if f.rows is not None else 1
+    groups, each, masks = 1, 1, None
+    if f.rows is not None:
+        layout = column_layout(plaintext_bits=plain, rows=f.rows, slots=slots)
+        groups, each, masks = layout.groups, layout.rows, -(-f.rows // layout.rows)
+    products = None if f.own_columns is None else each * f.own_columns
     for _ in range(groups):
-        parts += [_ciphertexts(f, "ColumnMasks", f.rows), _ciphertexts(f, "ColumnProducts", f.own_columns)]
+        parts += [_ciphertexts(f, "ColumnMasks", masks, each), _ciphertexts(f, "ColumnProducts", products)]
     if f.own_columns is None or f.peer_columns is None or f.rows is None:
         return tuple(parts)  # it went no further, or the columns would be known
     k = score_bits(plaintext_bits=plain, columns=max(f.own_columns, f.peer_columns), slots=slots - 1)
@@ -329,7 +332,7 @@ def _round(f: Figures, round: int, directive: Directive) -> tuple[Part, ...]:
     table = Phase("LookupTables", f.rows, 8 * WORD_BYTES * f.entries)
     choices = Phase("OtColumns", f.rows, f.entries.bit_length() - 1, lanes=BASE_OTS)
     first = Phase("FirstResiduals", f.rows, 8 * WORD_BYTES)
-    residuals = Phase("MaskedResiduals", f.rows, PRODUCT_BITS)
+    residuals = Phase("MaskedResiduals", f.rows, 8 * WORD_BYTES)
     return (
         echo,
         *(() if round == 1 else (weights, table if f.holds_label else choices)),

@@ -303,6 +303,7 @@ def _job(job: JobRecord, entry: Entry, offset: int, own: str) -> None:
 
 def policy_of(entry: Entry) -> PolicyRecord | None:
     """The bounds that a `policy` entry names; None where it names a digest alone, as the first version did."""
+    entry = {"short_order_keys": 0, **entry}
     if not all(type(entry.get(name)) is int for name in PolicyRecord._fields):
         return None
     return PolicyRecord(*(integer(entry, name) for name in PolicyRecord._fields))

@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from audit.errors import UsageError
+from audit.layout import KeyKind
 
 SPEC_VERSION = 1
 SPEC_BYTES_MAX = 256 * 2**10
@@ -94,8 +95,8 @@ class Align(_Strict):
 class Model(_Strict):
     """The model's options (protocols.md, section 5).
 
-    ``train_rows`` and ``evaluate_rows`` stand in the document only where they bound something: a job without them has the identity
-    that it had before these keys were known.
+    ``train_rows`` and ``evaluate_rows`` stand in the document only where they bound something, ``key_kind`` only where it is not
+    ``standard``: a job without them has the identity that it had before these keys were known.
     """
 
     kind: Literal["logistic"] = "logistic"
@@ -103,6 +104,7 @@ class Model(_Strict):
     rounds: Annotated[int, Field(ge=1, le=64)] = 8
     tolerance: DecimalText = "0.00001"
     key_bits: Annotated[int, Field(ge=512, le=8192)] = 3072
+    key_kind: KeyKind = "standard"
     holdout: DecimalText = "0.2"
     lookup_entries: Literal["auto", 32, 64, 128, 256] = "auto"
     bands: Annotated[int, Field(ge=4, le=128)] = 40
@@ -117,6 +119,8 @@ class Model(_Strict):
     @model_serializer(mode="wrap")
     def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
         absent = {name for name in ("train_rows", "evaluate_rows") if getattr(self, name) is None}
+        if self.key_kind == "standard":
+            absent.add("key_kind")
         return {name: value for name, value in handler(self).items() if name not in absent}
 
     @model_validator(mode="after")

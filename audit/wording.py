@@ -217,6 +217,7 @@ COMMITMENTS = {
     "paillier key": "its encryption key",
 }
 
+KEY_KINDS = {"standard": "", "short-order": ", whose randomness has a short secret order (quicker; one assumption more)"}
 NORMALISE = {
     "exact": "as they are",
     "casefold": "ignoring upper and lower case",
@@ -256,7 +257,7 @@ def terms(spec: JobSpec) -> list[tuple[str, str]]:
             f"{MATCHING[spec.align.method]}",
         ),
         ("Fewest shared customers", f"{spec.align.minimum:,}; with fewer the job stops before anything else happens"),
-        ("Encryption", f"Paillier keys of {model.key_bits:,} bits"),
+        ("Encryption", f"Paillier keys of {model.key_bits:,} bits{KEY_KINDS[model.key_kind]}"),
         ("Training", f"at most {model.rounds} rounds, until within {model.tolerance} of the optimum"),
         ("Held out for testing", f"{model.holdout} of the shared customers{tested}"),
         ("Customers to train on", sample),

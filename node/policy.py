@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from audit.layout import KeyKind
 from audit.partner import Partner
 from audit.spec import JobSpec, Name, Party
 from audit.strict_toml import Strict, load_toml
@@ -54,6 +55,7 @@ class LimitsSection(Strict):
 
     minimum_intersection: Annotated[int, Field(ge=1)] = 1000
     key_bits_min: Annotated[int, Field(ge=LIMITS.key_bits_min, le=LIMITS.key_bits_max)] = 2048
+    key_kinds: list[KeyKind] = Field(default=["standard"], max_length=2)
     rounds_max: Annotated[int, Field(ge=1, le=LIMITS.rounds)] = 16
     bands_max: Annotated[int, Field(ge=4, le=128)] = 64
     features_max: Annotated[int, Field(ge=1, le=LIMITS.columns)] = 1024
@@ -165,8 +167,8 @@ def check_spec(spec: JobSpec, *, config: NodeConfig, policy: Policy, partners: M
             ``policy.coordinator_unknown``, ``policy.partner_unknown``, ``policy.partner_role``, ``policy.partner_not_allowed``,
             ``policy.dataset_unknown``, ``policy.dataset_not_offered``, ``policy.dataset_partner``, ``policy.features_max``,
             ``policy.feature_not_offered``, ``policy.feature_is_label``, ``policy.label_not_offered``, ``policy.label_kind``,
-            ``policy.normalise``, ``policy.key_too_short``, ``policy.minimum_intersection``, ``policy.sample``, ``policy.rounds``,
-            ``policy.bands``, ``policy.disclose_feature_holder``, ``policy.disclose_coordinator``.
+            ``policy.normalise``, ``policy.key_too_short``, ``policy.key_kind``, ``policy.minimum_intersection``, ``policy.sample``,
+            ``policy.rounds``, ``policy.bands``, ``policy.disclose_feature_holder``, ``policy.disclose_coordinator``.
         DataError: ``data.woe_needs_label``.
     """
     own, peer = _parties(spec, config)
@@ -290,6 +292,15 @@ def _check_numbers(spec: JobSpec, *, config: NodeConfig, policy: Policy) -> list
         warnings.append(f"model.key_bits = {bits} protects nothing: allowed only because node.toml sets unsafe.small_keys.")
     elif bits < RECOMMENDED_KEY_BITS:
         warnings.append(f"model.key_bits = {bits} is below the recommended {RECOMMENDED_KEY_BITS}.")
+    kind = spec.model.key_kind
+    if kind not in limits.key_kinds:
+        raise PolicyError(
+            "policy.key_kind",
+            f"The job's model.key_kind is {kind!r}; policy limits.key_kinds is {', '.join(limits.key_kinds) or 'empty'}.",
+            remedy='Submit the job with "standard" keys, or name the kind there (docs/threat-model.md says what it assumes).',
+        )
+    if kind != "standard":
+        warnings.append("model.key_kind = short-order: rests on one assumption more than standard keys (docs/threat-model.md).")
     if spec.align.minimum < limits.minimum_intersection:
         raise PolicyError(
             "policy.minimum_intersection",

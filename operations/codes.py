@@ -45,12 +45,12 @@ node: core_dumps disk_full stopping
 optimizer: bad_base_rate bad_inner_products
 ot: bad_reply entries rows session_range session_reused stored_keys width
 packing: plaintext_range slot_range
-paillier: ciphertext_length ciphertext_not_unit ciphertext_range key_bits key_even key_h_s key_is_own key_primes key_size
-    key_small_factor key_square lengths plaintext_range
+paillier: ciphertext_length ciphertext_not_unit ciphertext_range ciphertext_subgroup key_bits key_even key_h_s key_is_own
+    key_orders key_primes key_size key_small_factor key_square lengths plaintext_range
 partner: duplicate invalid next_not_added no_coordinator own_name role unknown unreadable
 peer: unknown_code version_unknown
 policy: bands coordinator coordinator_unknown dataset_not_offered dataset_partner dataset_unknown disclose_coordinator
-    disclose_feature_holder feature_is_label feature_not_offered features_max key_too_short label_kind label_not_offered
+    disclose_feature_holder feature_is_label feature_not_offered features_max key_kind key_too_short label_kind label_not_offered
     minimum_intersection normalise not_a_party own_role partner_not_allowed partner_role partner_unknown patience rounds sample
 products: entry_bits entry_range shape shifts
 protocol: malformed_message not_reduced unexpected_message wrong_count wrong_length wrong_position

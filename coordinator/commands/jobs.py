@@ -52,6 +52,7 @@ _SPEC_OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("--rounds", "model.rounds", {"type": int, "help": "Most rounds."}),
     ("--tolerance", "model.tolerance", {"help": "Stop when the decrement is below this decimal."}),
     ("--key-bits", "model.key_bits", {"type": int, "help": "Paillier modulus: 2048, 3072, 4096."}),
+    ("--key-kind", "model.key_kind", {"help": "standard, or short-order where both policies name it."}),
     ("--holdout", "model.holdout", {"help": "Share of the rows held out, a decimal; 0 for none."}),
     ("--train-rows", "model.train_rows", {"type": int, "help": "Train on a sample of at most so many rows; 0 for all."}),
     ("--evaluate-rows", "model.evaluate_rows", {"type": int, "help": "Evaluate on at most so many of those held out; 0 for all."}),
@@ -86,8 +87,8 @@ def submit(context: CoordinatorContext, file: Path | None, **given: Any) -> None
     """Submit a job from a TOML file, from options, or both (options win).  Prints the job's hash.
 
     The file has the tables [label_holder] and [feature_holder] (name, dataset, features), [label] (column), and, where the defaults
-    do not suit, [align] (normalise, minimum), [model] (l2, rounds, tolerance, key_bits, holdout, train_rows, evaluate_rows,
-    lookup_entries, bands) and [disclose].
+    do not suit, [align] (normalise, minimum), [model] (l2, rounds, tolerance, key_bits, key_kind, holdout, train_rows,
+    evaluate_rows, lookup_entries, bands) and [disclose].
 
     \b
     Examples:

@@ -88,6 +88,7 @@ offer = ["label_holder", "feature_holder"]          # roles in which any configu
 [limits]
 minimum_intersection = 1000       # smallest number of shared customers a job may accept
 key_bits_min = 2048               # below 3072 a warning is shown
+key_kinds = ["standard"]          # "short-order" is quicker and rests on one assumption more (docs/threat-model.md)
 rounds_max = 16                   # each round discloses a few inner products (never data)
 bands_max = 64                    # score bands of the evaluation
 features_max = 1024

@@ -26,7 +26,7 @@ def describe_spec(spec: JobSpec, me: str) -> list[str]:
         "feature holder: " + _side(spec.feature_holder, "no label"),
         f"shared customers: found by private set intersection (method {align.method}, identifiers: {align.normalise}); "
         f"given up below {align.minimum}",
-        f"model: logistic regression, l2 {model.l2}, at most {model.rounds} rounds, {model.key_bits}-bit keys",
+        f"model: logistic regression, l2 {model.l2}, at most {model.rounds} rounds, {model.key_bits}-bit {model.key_kind} keys",
         f"evaluation: a fraction of {model.holdout} of the shared customers is held out{_most(model.evaluate_rows)}; "
         f"scores in {model.bands} bands",
         f"training: on all other shared customers{_most(model.train_rows)}",

@@ -182,6 +182,7 @@ def _plan(ctx: StepContext, rows: int) -> TrainingPlan:
         minimum_key_bits=ctx.minimum_key_bits,
         lookup_entries=model.lookup_entries_of(rows),
         rows=rows,
+        key_kind=model.key_kind,
     )
 
 
@@ -204,7 +205,7 @@ def _prepare(ctx: StepContext, ch: Channel) -> StepResult:
     salt = ctx.drbg.stream("encoded salt").bytes(SALT_BYTES)
     ctx.commit("encoded", encoded_root(encoded, label, label_holdout, salt=salt), rows=len(rows), columns=len(encoded.columns))
     bits = ctx.spec.model.key_bits
-    own = generate_key(bits, ctx.drbg.stream("paillier key"))
+    own = generate_key(bits, ctx.drbg.stream("paillier key"), kind=ctx.spec.model.key_kind)
     ctx.commit("paillier key", key_digest(own.public.n, own.public.h_s, bits=bits), bits=bits)
     prepared = preparation.prepare(
         ch,
