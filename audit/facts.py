@@ -66,6 +66,7 @@ class JobFacts:
         spec: the specification, or None when no log holds it.
         outcome: finished, failed, cancelled, rejected, or empty while it runs; ``code`` says why it failed.
         set_sizes, columns: by party.
+        counted: what a count told, as the logs have it: a rounded number, or that it is below the minimum.
         rounds_done: rounds of training that were completed.
         key_bits: of the Paillier keys, as the specification says and the messages' lengths show.
         inner_products: a round's, as text, in the order of the rounds done.
@@ -86,6 +87,7 @@ class JobFacts:
     disclosures: tuple[DisclosureFact, ...] = ()
     set_sizes: Mapping[str, int] = field(default_factory=dict)
     intersection: int | None = None
+    counted: str = ""
     rows_train: int | None = None
     rows_holdout: int | None = None
     columns: Mapping[str, int] = field(default_factory=dict)

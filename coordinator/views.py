@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from audit.spec import parse_spec
+from audit.spec import JobSpec, parse_spec
 from protos import control_pb2
 
 _REPORT_FIELDS = (
@@ -22,6 +22,7 @@ def as_json(view: control_pb2.JobView) -> dict[str, Any]:
     rounds = [step for step in steps if step["step"] == "round" and step["state"] == "done"]
     return {
         "job": view.job,
+        "kind": spec.kind,
         "title": spec.title,
         "state": view.state,
         "code": view.code,
@@ -37,6 +38,7 @@ def as_json(view: control_pb2.JobView) -> dict[str, Any]:
             for p in view.parties
         ],
         "intersection": sizes.get("intersection"),
+        "counted": _counted(spec, done.get("count")),
         "rows_train": sizes.get("rows_train"),
         "rows_holdout": sizes.get("rows_holdout"),
         "base_rate": view.base_rate or None,
@@ -49,6 +51,14 @@ def as_json(view: control_pb2.JobView) -> dict[str, Any]:
         "steps": steps,
         "spec": spec.model_dump(mode="json"),
     }
+
+
+def _counted(spec: JobSpec, step: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What a count told the coordinator: ``told`` is null where the number is below the minimum."""
+    if step is None or not spec.count.tell_coordinator:
+        return None
+    told = next((report["intersection"] for report in step["reports"] if report["party"] == spec.learner), 0)
+    return {"told": told or None, "step": spec.count.step, "minimum": spec.align.minimum}
 
 
 def _step_json(step: control_pb2.StepView) -> dict[str, Any]:

@@ -311,7 +311,7 @@ def a_view(**changes: Any) -> dict[str, Any]:
     party = {"party": "bank", "attached": True, "decision": "approved", "phase": "lookup", "done": 500, "total": 1000}
     view = {
         "job": "ab" * 32, "title": "t", "state": "round", "code": "", "step": "round", "round": 3, "attempt": 1, "rounds": 2,
-        "rounds_max": 8, "converged": False, "rows_train": 1600, "parties": [party], "steps": [step], "metrics": None,
+        "kind": "train", "counted": None, "rounds_max": 8, "converged": False, "rows_train": 1600, "parties": [party], "steps": [step], "metrics": None,
     }  # fmt: skip
     return view | changes
 
@@ -319,6 +319,12 @@ def a_view(**changes: Any) -> dict[str, Any]:
 def test_words_for_every_state() -> None:
     assert outcome(a_view()) == "round 3 of at most 8, attempt 1"
     assert outcome(a_view(state="finished", converged=True)) == "finished, 2 rounds, converged"
+    told = {"told": 1200, "step": 100, "minimum": 1000}
+    ended = a_view(state="finished", kind="count", counted=told)
+    assert outcome(ended) == "finished, 1,200 shared customers (rounded down to a multiple of 100)"
+    assert outcome(ended | {"counted": told | {"step": 1}}) == "finished, 1,200 shared customers"
+    assert outcome(ended | {"counted": told | {"told": None}}) == "finished, below 1,000 shared customers"
+    assert outcome(ended | {"counted": None}) == "finished, the number stays with the two parties"
     assert outcome(a_view(state="failed", code="psi.too_few_shared")) == "failed [psi.too_few_shared]"
     away = {**a_view()["parties"][0], "attached": False}
     assert outcome(a_view(state="approved", parties=[away])) == "approved, waiting for bank to attach"
