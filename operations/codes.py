@@ -17,27 +17,27 @@ config: invalid missing_file missing_key not_toml other_identity permissions rea
 control: bad_field no_hello not_an_operator party_mismatch protocol_version superseded too_many_reports too_many_streams
     too_often unexpected unknown_job
 coordinator: ambiguous_job bad_report cancelled folder_in_use illegal_transition job_exists node_lost not_leader
-    other_coordinator rejected reports_differ stopping too_many_jobs undisclosed_count undisclosed_metrics unknown_job unknown_party
-    wrong_role
+    other_coordinator rejected reports_differ stopping too_many_jobs undisclosed_count undisclosed_metrics unknown_job
+    unknown_party wrong_role
 curve: empty_tag expand_length points_length scalar
 data: changed column_type constant_column database duplicate_column duplicate_identifiers duplicate_key empty_identifier
-    identifier_type label_not_two_valued label_positive_unknown malformed_row missing_column missing_file missing_value no_rows not_a_number
-    not_utf8 nothing_offered nothing_to_impute out_of_range salt too_few_rows too_many_columns too_many_levels too_many_rows
-    unfit_identifier unreadable weights_shape woe_needs_label
+    identifier_type label_not_two_valued label_positive_unknown malformed_row missing_column missing_file missing_value
+    no_rows not_a_number not_utf8 nothing_offered nothing_to_impute out_of_range salt too_few_rows too_many_columns
+    too_many_levels too_many_rows unfit_identifier unreadable weights_shape woe_needs_label
 disclosure: no_salt
 drbg: bound reused seed
 engine: kind worker_died workers
 file: unwritable
 health: not_served path_too_long unknown_service
-identity: exists invalid key_beside_keys key_file locked mismatch missing not_sealed permissions unwritable weak_passphrase
-    wrong_secret
+identity: exists invalid key_beside_keys key_file locked mismatch missing not_sealed permissions unwritable
+    weak_passphrase wrong_secret
 internal: error
 job: ambiguous attempt_reused directive_changed ended illegal_end illegal_transition interrupted no_model not_approved
     not_waiting rejected_here spec_mismatch step_order superseded too_many too_many_attempts unknown unknown_step who
 journal: receipts_differ
 kept: unreadable
-log: altered broken clock closed entry_malformed entry_too_large field forked in_use key line_too_long no_checkpoint number
-    other_owner shortened unwritable write_failed
+log: altered broken clock closed entry_malformed entry_too_large field forked in_use key line_too_long no_checkpoint
+    number other_owner shortened unwritable write_failed
 lookup: batch index_range indices rows table_shape wrong_count wrong_length wrong_position
 merkle: consistency inclusion range
 metrics: bad_address not_loopback port_in_use
@@ -49,17 +49,18 @@ paillier: ciphertext_length ciphertext_not_unit ciphertext_range key_bits key_ev
     key_small_factor key_square lengths plaintext_range
 partner: duplicate invalid no_coordinator own_name role unknown unreadable
 peer: unknown_code version_unknown
-policy: bands coordinator coordinator_unknown count count_learner count_period count_step dataset_not_offered dataset_partner
-    dataset_unknown disclose_coordinator disclose_feature_holder feature_is_label feature_not_offered features_max
-    key_not_offered key_too_short label_kind label_not_offered
-    minimum_intersection normalise not_a_party own_role partner_not_allowed partner_role partner_unknown patience rounds
+policy: bands coordinator coordinator_unknown count count_learner count_period count_step dataset_not_offered
+    dataset_partner dataset_unknown disclose_coordinator disclose_feature_holder feature_is_label feature_not_offered
+    features_max key_not_offered key_too_short label_kind label_not_offered minimum_intersection normalise not_a_party
+    own_role partner_not_allowed partner_role partner_unknown patience rounds
 products: entry_bits entry_range shape shifts
 protocol: malformed_message not_reduced unexpected_message wrong_count wrong_length wrong_position
 psi: batch_size duplicate_identifier empty_set identifier_not_text impossible_size key_lengths less_than_declared
-    low_order_point more_than_declared non_canonical_point not_sorted order repeated_element scalar too_few_shared too_many_elements wrong_length wrong_position
+    low_order_point more_than_declared non_canonical_point not_sorted order repeated_element scalar too_few_shared
+    too_many_elements wrong_length wrong_position
 receipt: parties payload_digest sender
-relay: absent bad_key bad_seal busy disabled ended exhausted expired left malformed met_twice no_room not_running oversized
-    protocol_version stalled stopping superseded truncated wrong_identity
+relay: absent bad_key bad_seal busy disabled ended exhausted expired left malformed met_twice no_room not_running
+    oversized protocol_version stalled stopping superseded truncated wrong_identity
 scoring: bad_aggregates bad_band one_class
 seed: unreadable
 spec: empty invalid not_a_number not_a_party not_canonical too_large
@@ -69,8 +70,8 @@ training: bad_directive base_rate directives_differ label_missing no_mask_left o
     too_many_columns weight_range
 transport: bad_ack bad_address bad_certificate bad_resume bad_token cannot_listen certificate_expired clock closed
     foreign_session no_partners no_route no_stream not_accepted not_started not_tls out_of_order oversized party_mismatch
-    port_in_use protocol_version refused repeats session_lost silent stopping superseded timeout too_many_streams too_often
-    unreachable window_exceeded wrong_certificate wrong_session wrong_step
+    port_in_use protocol_version refused repeats session_lost silent stopping superseded timeout too_many_streams
+    too_often unreachable window_exceeded wrong_certificate wrong_session wrong_step
 witness: forked refused rolled_back unknown unreadable unwritable
 """
 

@@ -311,7 +311,8 @@ def a_view(**changes: Any) -> dict[str, Any]:
     party = {"party": "bank", "attached": True, "decision": "approved", "phase": "lookup", "done": 500, "total": 1000}
     view = {
         "job": "ab" * 32, "title": "t", "state": "round", "code": "", "step": "round", "round": 3, "attempt": 1, "rounds": 2,
-        "kind": "train", "counted": None, "rounds_max": 8, "converged": False, "rows_train": 1600, "parties": [party], "steps": [step], "metrics": None,
+        "kind": "train", "counted": None,
+        "rounds_max": 8, "converged": False, "rows_train": 1600, "parties": [party], "steps": [step], "metrics": None,
     }  # fmt: skip
     return view | changes
 
