@@ -114,12 +114,16 @@ class RetentionSection(Strict):
 
 
 class AutoApprove(Strict):
-    """A rule that approves a job without a person.  Every field must match; only the spec's own checks remain."""
+    """A rule that approves a job without a person.  Every field must match; only the spec's own checks remain.
+
+    ``kinds`` are the kinds of job it approves: a rule that does not name counts leaves them to a person.
+    """
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=128)]
     partner: Name
     dataset: Annotated[str, StringConstraints(min_length=1, max_length=128)]
     coordinator: Name
+    kinds: Annotated[list[Literal["train", "count"]], Field(min_length=1)] = Field(default_factory=lambda: ["train"])
 
 
 class Policy(Strict):
@@ -216,6 +220,7 @@ def check_spec(spec: JobSpec, *, config: NodeConfig, policy: Policy, partners: M
             rule.name
             for rule in policy.auto_approve
             if (rule.partner, rule.dataset, rule.coordinator) == (peer.name, dataset.name, spec.coordinator)
+            and spec.kind in rule.kinds
         ),
         None,
     )
