@@ -113,6 +113,13 @@ class RetentionSection(Strict):
         return str(self.days) if self.days is not None else self.keep or "none"
 
 
+JobKind = Literal["train", "count"]
+
+
+def _trainings() -> list[JobKind]:
+    return ["train"]
+
+
 class AutoApprove(Strict):
     """A rule that approves a job without a person.  Every field must match; only the spec's own checks remain.
 
@@ -123,7 +130,7 @@ class AutoApprove(Strict):
     partner: Name
     dataset: Annotated[str, StringConstraints(min_length=1, max_length=128)]
     coordinator: Name
-    kinds: Annotated[list[Literal["train", "count"]], Field(min_length=1)] = Field(default_factory=lambda: ["train"])
+    kinds: Annotated[list[JobKind], Field(min_length=1)] = Field(default_factory=_trainings)
 
 
 class Policy(Strict):

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
+from audit.ledger import LogRejected
+from audit.report import make_page
+from audit.report_html import render
 from audit.verify import verify_logs
 from node.commands.jobs import _members_csv
 from node.config import load_config
 from node.identity import own_identity
 from node.runtime.files import JobFiles
 from node.runtime.store import Store
-from tests.joint import COUNTED, KEYED, NODES, SHARED, TOLD_LITTLE, Joint, contact, joint
+from tests.joint import COUNTED, KEYED, NODES, PARTIES, SHARED, TOLD_LITTLE, Joint, contact, joint
 from tests.replay_world import replay
+from tests.tampering.corpus import story_of
+from tests.tampering.sharing import COUNT_KINDS, JOIN_KINDS, QUIET_KINDS, SharingKind
 
 TOLD_NOTHING = "below 160"
 
@@ -116,3 +122,31 @@ def test_the_replay_reproduces_every_message(made: Joint, name: str) -> None:
     found = replay(made.folders[name].parents[1], workers=1)
     assert found.exit_status == 0, found
     assert [result.name.step for job in found.jobs for result in job.results].count("count") == 2
+
+
+BAD = [(0, kind) for kind in JOIN_KINDS] + [(1, kind) for kind in COUNT_KINDS] + [(2, kind) for kind in QUIET_KINDS]
+
+
+@pytest.mark.parametrize(("place", "kind"), BAD, ids=[kind.name for _, kind in BAD])
+def test_bad_logs_fail_at_their_step(made: Joint, place: int, kind: SharingKind, tmp_path: Path) -> None:
+    folders = kind.make(story_of(made.folders.values(), made.keys), made.jobs[place], tmp_path)
+    with pytest.raises(LogRejected) as caught:
+        verify_logs(list(folders.values()), partners=made.partners)
+    assert (caught.value.step, caught.value.code) == (kind.fails_at, kind.code), caught.value.message
+
+
+def test_logs_as_they_were_at_any_checkpoint_are_at_most_incomplete(made: Joint, tmp_path: Path) -> None:
+    told = story_of(made.folders.values(), made.keys)
+    for name in PARTIES:
+        for number, mark in enumerate(told[name].marks()[::3]):
+            older = told.copy()
+            older[name].items = older[name].items[: told[name].where(mark) + 1]
+            folders = older.write(tmp_path / f"{name}-{number}", colluders=(name,))
+            assert verify_logs(list(folders.values()), partners=made.partners).exit_status in (0, 2)
+
+
+def test_the_report_answers_the_question(made: Joint) -> None:
+    text = render(make_page(list(made.folders.values()), partners=made.partners, made="2025-02-01T10:00:00Z", made_by="0.1.0"))
+    assert "Shared customers, rounded down" in text
+    assert TOLD_NOTHING in text
+    assert "By which identifier each shared customer was found" in text
