@@ -38,10 +38,19 @@ def new_job(**options: object) -> Job:
     return Job(spec.identity(), spec)
 
 
+def new_count() -> Job:
+    spec = a_spec().model_dump(exclude={"kind", "label", "model", "disclose"})
+    for party in ("label_holder", "feature_holder"):
+        spec[party]["features"] = []
+    counting = JobSpec.model_validate(spec | {"kind": "count"})
+    return Job(counting.identity(), counting)
+
+
 def done(step: Step, **fields: object) -> StepReport:
     """An honest report of ``step``."""
     own: dict[str, dict[str, object]] = {
         "align": {"set_size": 3000, "intersection": 2000, "rows_train": 1600, "rows_holdout": 400},
+        "count": {"set_size": 3000},
         "prepare": {"columns": 3, "base_rate": "0.21"},
         "round": {"inner_products": tuple([0.0] * (step.round - 1) + [0.1 / 10**step.round])},
     }
