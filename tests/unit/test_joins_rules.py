@@ -22,6 +22,7 @@ from node.commands.wording import counted, describe_spec, will_disclose
 from node.config import DatasetConfig
 from node.data.commitment import dataset_root
 from node.data.load import Table, load_table
+from node.data.report import examine
 from node.errors import DataError, PolicyError
 from node.policy import Policy
 from node.runtime.counting import check_budget
@@ -174,6 +175,12 @@ def test_what_a_key_cannot_be_is_refused_by_its_row(name: str, tmp_path: Path) -
 def test_a_job_by_the_identifier_reads_no_key(tmp_path: Path) -> None:
     table = load(people(tmp_path))
     assert (table.keys, table.raw_keys) == ([], [])
+
+
+def test_the_operator_sees_how_many_can_be_found_by_each_key(tmp_path: Path) -> None:
+    report = examine(people(tmp_path, email={"duplicates": "none"}))
+    assert {name: key.customers for name, key in report.keys.items()} == {"phone": None, "email": 0, "number": 4}
+    assert [problem.code for problem in report.problems if problem.grave] == ["data.duplicate_key"]
 
 
 def test_a_keys_column_is_not_offered() -> None:
