@@ -19,6 +19,7 @@ from node.crypto.drbg import Drbg
 from node.limits import LIMITS
 from node.protocols.joins import Key, join
 from node.protocols.psi_count import count
+from node.runtime.disclosures import Facts, of_step
 from node.runtime.journal import items_of, serialised
 from protos import peer_pb2
 from tests.pair import run_pair
@@ -140,6 +141,36 @@ def test_a_counts_messages_have_protobufs_lengths() -> None:
     *_, returned = legal_messages("count", replace(known, learns=False), round=0, directive=Directive())
     assert isinstance(returned, Phase)
     assert (returned.type, returned.items) == ("SortedDoublyMasked", 70_000)
+
+
+def crossed(step: str, spec: JobSpec, me: str, sent: dict[str, int], facts: Facts | None) -> list[tuple[str, str, int, str]]:
+    return [(d.what, d.to, d.count, d.value) for d in of_step(step, spec=spec, me=me, sent=sent, facts=facts)]
+
+
+def test_the_rows_of_a_count_and_of_a_join() -> None:
+    learner, teller = {"PsiStart": 1, "MaskedPoints": 5, "IntersectionSize": 1}, {"PsiStart": 1, "SortedDoublyMasked": 5}
+    facts = Facts(set_size=5000, intersection=1200, told=1200)
+    sizes = [("set_size", "platform", 1, "5000"), ("set_size", "coordinator", 1, "5000")]
+    told = [("rounded_size", "platform", 1, "1200"), ("rounded_size", "coordinator", 1, "1200")]
+    assert crossed("count", a_count(), "bank", learner, facts) == sizes + told
+    below = crossed("count", a_count(), "bank", learner, replace(facts, told=0))
+    assert [row[3] for row in below] == ["5000", "5000", "below 1000", "below 1000"]
+    quiet = a_count(count={"tell_partner": False, "tell_coordinator": False})
+    assert crossed("count", quiet, "bank", {"PsiStart": 1, "MaskedPoints": 5}, facts) == sizes
+    assert crossed("count", a_count(), "platform", teller, Facts(set_size=9000)) == [
+        ("set_size", "bank", 1, "9000"), ("set_size", "coordinator", 1, "9000"), ("intersection_size", "bank", 1, ""),
+    ]  # fmt: skip
+    # What a failed attempt had sent: the learner may have counted already.
+    assert [row[:2] for row in crossed("count", a_count(), "platform", teller, None)] == [
+        ("set_size", "bank"), ("intersection_size", "bank"),
+    ]  # fmt: skip
+    assert crossed("count", a_count(), "bank", {}, None) == []
+    joined = specification(keyed)
+    facts = Facts(set_size=90, intersection=60, rows_train=60, by_key=((50, 40), (40, 20)))
+    rows = crossed("align", joined, "bank", {"PsiStart": 2, "DoublyMasked": 80}, facts)
+    assert ("by_key", "platform", 2, "[[50, 40], [40, 20]]") in rows
+    assert ("by_key", "platform", 1, "") in crossed("align", joined, "bank", {"PsiStart": 1}, None)
+    assert not [row for row in crossed("align", specification(), "bank", {"PsiStart": 1}, facts) if row[0] == "by_key"]
 
 
 @pytest.mark.parametrize("size", [0, 1, 1200])
