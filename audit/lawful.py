@@ -173,13 +173,13 @@ class _Order:
                 self._committed_sizes(node, attempt, acts)
 
     def _committed_sizes(self, node: NodeView, attempt: Attempt, acts: dict[str, Act]) -> None:
-        """The rows and columns committed to are those of the set that was aligned, and of the columns that were trained on."""
+        """The rows and columns committed to are those of the set that was aligned, and of the rows and columns that serve."""
         intercept = int(node.name == self.view.parties[0])
         columns = self.view.columns.get(node.name)
         sets = self._own_sets(node, attempt)
         shown = {
             ("dataset", "rows"): sets[0] if sets and not self.view.spec.align.keys else None,
-            ("encoded", "rows"): self.view.shared,
+            ("encoded", "rows"): sum(self.view.split) if self.view.split else None,
             ("encoded", "columns"): columns - intercept if columns is not None else None,
         }
         for what, act in acts.items():

@@ -104,6 +104,7 @@ class JobPage:
     ended: str
     shared_customers: int | None
     counted: str
+    given_up: str
     rounds: int | None
     told_by: list[str]
     parties: list[PartyPage]
@@ -161,6 +162,7 @@ def _job_page(name: str, logs: Sequence[LogSeen], facts: JobFacts | None, approv
         ended=max((time for job in jobs.values() for time, state, _ in job.states if state in ENDED), default=""),
         shared_customers=max(shared, default=None),
         counted=counted[-1] if counted else "",
+        given_up=wording.given_up(facts.accuracy) if facts and facts.accuracy else "",
         rounds=len({key.round for job in nodes.values() for key, seen in job.attempts.items() if _round_done(key, seen)})
         if trains
         else None,

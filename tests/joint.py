@@ -62,6 +62,7 @@ class Ask:
             there.
         reachable: the nodes that listen; none: everything takes the relay.
         minimum: shared customers asked for; above SHARED the alignment fails.
+        train_rows: rows to train on at most; 0 for all.
     """
 
     label_holder: str = "bank"
@@ -69,6 +70,7 @@ class Ask:
     key_bits: int = 512
     rounds: int = 2
     minimum: int = 100
+    train_rows: int = 0
     to_feature_holder: bool = True
     to_coordinator: bool = True
     ending: str = "run"
@@ -91,8 +93,8 @@ PLATFORM = Ask(label_holder="platform", holdout="0", key_bits=768, to_feature_ho
 """The platform holds the label, no evaluation, other layouts."""
 LONG = Ask(rounds=7, to_feature_holder=False, numbers_only=True)
 """Masks of more than one group in every layout; aggregates go to the coordinator alone."""
-QUIET = Ask(to_coordinator=False)
-"""Aggregates go to the feature holder alone."""
+QUIET = Ask(to_coordinator=False, train_rows=100)
+"""Aggregates go to the feature holder alone; trained on a sample of some 120 rows."""
 REJECTED = Ask(ending="reject")
 CANCELLED = Ask(ending="cancel")
 TOO_FEW = Ask(minimum=SHARED + 1)
@@ -304,7 +306,9 @@ class _Node:
 
 
 def _spec(ask: Ask, data: DemoData, config: Any) -> JobSpec:
-    document = parties.job_document(data, rounds=ask.rounds, l2="0.001", holdout=ask.holdout, key_bits=ask.key_bits)
+    document = parties.job_document(
+        data, rounds=ask.rounds, l2="0.001", holdout=ask.holdout, key_bits=ask.key_bits, train_rows=ask.train_rows
+    )
     document["align"]["minimum"] = ask.minimum
     if ask.keys:
         document["align"] = {"minimum": ask.minimum, "keys": [{"name": key, "normalise": KEYS[key]} for key in ask.keys]}

@@ -1,4 +1,4 @@
-"""How many customers two parties share, and nothing of who they are (protocols.md, section 7).
+"""How many customers two parties share, and nothing of who they are (protocols.md, section 8).
 
 As the alignment, but the list that comes back to the *learner* comes sorted instead of in the order received, so that it cannot
 tell which of its own values are in the intersection; the *teller* gets nothing back (De Cristofaro, Gasti and Tsudik, "Fast and

@@ -296,7 +296,7 @@ def seeds(name: str) -> Iterator[bytes]:
     )
     found: dict[str, Callable[[], list[bytes]]] = {
         "spec": lambda: [
-            *(spec_of(**changes).canonical() for changes in ({}, {"model": {"rounds": 3}}, {"align": {"keys": KEYS}})),
+            *(spec_of(**changes).canonical() for changes in ({}, {"model": {"train_rows": 3}}, {"align": {"keys": KEYS}})),
             a_count().canonical(),
         ],
         "approval": lambda: [KEY.sign(statement) + statement],
