@@ -11,10 +11,9 @@ from audit.ledger import LogRejected
 from audit.report import make_page
 from audit.report_html import render
 from audit.verify import verify_logs
-from node.commands.jobs import _members_csv
 from node.config import load_config
 from node.identity import own_identity
-from node.runtime.files import JobFiles
+from node.runtime.files import JobFiles, members_csv
 from node.runtime.store import Store
 from tests.joint import COUNTED, KEYED, NODES, PARTIES, SHARED, TOLD_LITTLE, Joint, contact, joint
 from tests.replay_world import replay
@@ -66,7 +65,7 @@ def test_customers_are_found_by_the_first_key_that_finds_them(made: Joint) -> No
     assert made.states[0] == "finished"
     members = {}
     for name in NODES:
-        rows = _members_csv(files(made, name, made.jobs[0]).read_arrays("align.npz")).decode().splitlines()[1:]
+        rows = members_csv(files(made, name, made.jobs[0]).read_arrays("align.npz")).decode().splitlines()[1:]
         members[name] = [int(row.split(",")[0][1:]) for row in rows]
     by_phone, by_email = pairs()
     found = list(zip(members["bank"], members["platform"], strict=True))
