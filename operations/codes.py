@@ -29,15 +29,15 @@ drbg: bound reused seed
 engine: kind worker_died workers
 file: unwritable
 health: not_served path_too_long unknown_service
-identity: exists invalid key_beside_keys key_file locked mismatch missing not_sealed permissions unwritable
+identity: exists invalid key_beside_keys key_file locked mismatch missing next_waits not_sealed permissions unwritable
     weak_passphrase wrong_secret
 internal: error
 job: ambiguous attempt_reused directive_changed ended illegal_end illegal_transition interrupted no_model not_approved
     not_waiting rejected_here spec_mismatch step_order superseded too_many too_many_attempts unknown unknown_step who
 journal: receipts_differ
 kept: unreadable
-log: altered broken clock closed entry_malformed entry_too_large field forked in_use key line_too_long no_checkpoint
-    number other_owner shortened unwritable write_failed
+log: altered broken clock closed entry_malformed entry_too_large field forked in_use key line_too_long no_checkpoint number
+    other_owner shortened unwritable write_failed
 lookup: batch index_range indices rows table_shape wrong_count wrong_length wrong_position
 merkle: consistency inclusion range
 metrics: bad_address not_loopback port_in_use
@@ -47,7 +47,7 @@ ot: bad_reply entries rows session_range session_reused stored_keys width
 packing: plaintext_range slot_range
 paillier: ciphertext_length ciphertext_not_unit ciphertext_range key_bits key_even key_h_s key_is_own key_primes key_size
     key_small_factor key_square lengths plaintext_range
-partner: duplicate invalid no_coordinator own_name role unknown unreadable
+partner: duplicate invalid next_not_added no_coordinator own_name role unknown unreadable
 peer: unknown_code version_unknown
 policy: bands coordinator coordinator_unknown count count_learner count_period count_step dataset_not_offered
     dataset_partner dataset_unknown disclose_coordinator disclose_feature_holder feature_is_label feature_not_offered
@@ -59,8 +59,8 @@ psi: batch_size duplicate_identifier empty_set identifier_not_text impossible_si
     low_order_point more_than_declared non_canonical_point not_sorted order repeated_element scalar too_few_shared
     too_many_elements wrong_length wrong_position
 receipt: parties payload_digest sender
-relay: absent bad_key bad_seal busy disabled ended exhausted expired left malformed met_twice no_room not_running
-    oversized protocol_version stalled stopping superseded truncated wrong_identity
+relay: absent bad_key bad_seal busy disabled ended exhausted expired left malformed met_twice no_room not_running oversized
+    protocol_version stalled stopping superseded truncated wrong_identity
 scoring: bad_aggregates bad_band one_class
 seed: unreadable
 spec: empty invalid not_a_number not_a_party not_canonical too_large
@@ -68,10 +68,10 @@ state: in_use object_array permissions unreadable unwritable write_failed
 store: backup_failed bad_url in_use newer_schema no_database no_driver other_owner read_failed unusable write_failed
 training: bad_directive base_rate directives_differ label_missing no_mask_left one_class preconditioner_range rows_differ
     too_many_columns weight_range
-transport: bad_ack bad_address bad_certificate bad_resume bad_token cannot_listen certificate_expired clock closed
-    foreign_session no_partners no_route no_stream not_accepted not_started not_tls out_of_order oversized party_mismatch
-    port_in_use protocol_version refused repeats session_lost silent stopping superseded timeout too_many_streams
-    too_often unreachable window_exceeded wrong_certificate wrong_session wrong_step
+transport: bad_ack bad_address bad_certificate bad_resume bad_token cannot_listen certificate_expired certificate_expires clock
+    closed foreign_session no_partners no_route no_stream not_accepted not_started not_tls out_of_order oversized party_mismatch
+    port_in_use protocol_version refused repeats session_lost silent stopping superseded timeout too_many_streams too_often
+    unreachable window_exceeded withdrawn wrong_certificate wrong_session wrong_step
 witness: forked refused rolled_back unknown unreadable unwritable
 """
 
