@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.crypto.drbg import Drbg
+from node.engine import Engine
 from node.errors import DataError
 from node.limits import Limits
 from node.protocols import psi
@@ -69,6 +70,7 @@ def join(
     minimum: int,
     drbg: Drbg,
     limits: Limits,
+    engine: Engine | None = None,
     progress: Progress = silent,
 ) -> Join:
     """Find the customers both sides have, by the first key that finds them.
@@ -100,6 +102,7 @@ def join(
             minimum=minimum if place == len(keys) - 1 else 0,  # what a later key finds counts too
             drbg=drbg,
             limits=limits,
+            engine=engine,
             progress=progress,
             key=key.name,
             found=count,

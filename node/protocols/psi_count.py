@@ -30,8 +30,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audit.layout import KEPT_BYTES
-from node.crypto.curve import POINT_BYTES, Blinder
+from node.crypto.curve import POINT_BYTES, SCALAR_BYTES
 from node.crypto.drbg import Drbg
+from node.engine import Engine, InlineEngine
 from node.limits import Limits
 from node.protocols import psi
 from node.protocols.channel import Channel, Progress, silent
@@ -64,6 +65,7 @@ def count(
     tells: bool,
     drbg: Drbg,
     limits: Limits,
+    engine: Engine | None = None,
     progress: Progress = silent,
     key: str = "",
 ) -> Counted:
@@ -76,7 +78,7 @@ def count(
         minimum: fewest customers of either set, and of the intersection for its size to be told.
         told: what may be told of an exact number.
         tells: whether the learner tells the teller.
-        drbg: opens ``count.scalar`` and ``count.order``; ``role``, ``job``, ``limits``, ``progress`` and ``key`` as in
+        drbg: opens ``count.scalar`` and ``count.order``; ``role``, ``job``, ``limits``, ``engine``, ``progress`` and ``key`` as in
             :func:`node.protocols.psi.align`.
 
     Raises:
@@ -91,9 +93,9 @@ def count(
     psi.check_minimum(min(own_size, peer.size), minimum, "The smaller of the two sets has")
 
     order = drbg.stream("count.order").permutation(own_size)
-    blinder = Blinder.draw(drbg.stream("count.scalar"))
-    outgoing = psi.masked_batches(identifiers, order, psi.domain_tag(job, key, "count"), blinder, limits.psi_batch)
-    theirs = _swap(ch, outgoing, own_size, peer, blinder, progress)
+    masking = psi.Masking(drbg.stream("count.scalar").bytes(SCALAR_BYTES), engine or InlineEngine())
+    outgoing = psi.masked_batches(identifiers, order, psi.domain_tag(job, key, "count"), masking, limits.psi_batch)
+    theirs = _swap(ch, outgoing, own_size, peer, masking, progress)
     theirs.sort()
     psi.check_peer_repeats(theirs, peer)
     if not learns:
@@ -109,7 +111,7 @@ def count(
 
 
 def _swap(
-    ch: Channel, outgoing: Iterator[MaskedPoints], own_size: int, peer: psi.Peer, blinder: Blinder, progress: Progress
+    ch: Channel, outgoing: Iterator[MaskedPoints], own_size: int, peer: psi.Peer, masking: psi.Masking, progress: Progress
 ) -> NDArray[np.void]:
     """Send the own masked list, a batch for each of the peer's; returns the peer's, doubly masked, in the order received."""
     theirs = bytearray()  # it grows by what has come, never by what was announced
@@ -122,7 +124,7 @@ def _swap(
         following = next(outgoing, None)
         if received < peer.size:
             points = peer.check_masked(ch.recv(MaskedPoints), received)
-            theirs += blinder.blind(points, keep=KEPT_BYTES)
+            theirs += masking.double(points)
             received += len(points) // POINT_BYTES
         progress("count", sent + received, own_size + peer.size)
         batch = following

@@ -152,6 +152,7 @@ def _shared(ctx: StepContext, ch: Channel, table: Table) -> tuple[psi.Alignment 
             minimum=ctx.minimum_shared,
             drbg=ctx.drbg,
             limits=ctx.limits,
+            engine=ctx.engine,
             progress=ctx.progress,
         )
         return alignment, ()
@@ -163,6 +164,7 @@ def _shared(ctx: StepContext, ch: Channel, table: Table) -> tuple[psi.Alignment 
         minimum=ctx.minimum_shared,
         drbg=ctx.drbg,
         limits=ctx.limits,
+        engine=ctx.engine,
         progress=ctx.progress,
     )
     return join, join.by_key
@@ -195,6 +197,7 @@ def _count(ctx: StepContext, ch: Channel) -> StepResult:
         tells=spec.count.tell_partner,
         drbg=ctx.drbg,
         limits=ctx.limits,
+        engine=ctx.engine,
         progress=ctx.progress,
         key=spec.align.keys[0].name if spec.align.keys else "",
     )
@@ -315,6 +318,7 @@ def _round(ctx: StepContext, ch: Channel) -> StepResult:
         lookup_range=ctx.lookup_range,
         drbg=ctx.drbg,
         limits=ctx.limits,
+        engine=ctx.engine,
         progress=ctx.progress,
     )
     return StepResult(Facts(inner_products=shares.inner_products), {f"round-{ctx.round}.npz": shares.to_arrays()})
