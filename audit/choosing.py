@@ -17,7 +17,7 @@ from audit.plain import psi_start
 
 def bad_choices(view: JobView, node: NodeView) -> Iterator[tuple[int, str]]:
     """What is wrong with a node's choices: the entry's number and a reason."""
-    method, made = view.spec.align.method, set[AttemptKey]()
+    method, made = view.spec.align_method, set[AttemptKey]()
     for act in node.record.of("choice"):
         attempt = node.record.attempts.get(act.key)
         if method == "curve" or act.key.step != "align" or act.key in made or attempt is None:
@@ -38,7 +38,7 @@ def _against_messages(view: JobView, node: NodeView, attempt: Attempt, act: Act)
     sizes = dict(zip(view.parties, (act.data.label_holder, act.data.feature_holder), strict=True))
     for sender, way in ((node.name, "sent"), (attempt.peer, "received")):
         declared = hashlib.sha256(psi_start(sizes.get(sender, 0))).hexdigest()
-        if attempt.direction(way).plain.get("PsiStart") != declared:
+        if attempt.direction(way).plain.get(("PsiStart", 0)) != declared:
             yield f"{sender} declared another size"
         messages = node.ledger.messages(view.job, attempt, way)
         first = next((seq for seq, message in messages if message.type != "PsiStart"), None)

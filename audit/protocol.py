@@ -40,6 +40,8 @@ from audit.layout import (
 )
 
 ORDER = ("align", "prepare", "round", "finish", "evaluate")
+ORDERS: Mapping[str, tuple[str, ...]] = MappingProxyType({"train": ORDER, "count": ("count",)})
+"""The steps of each kind of job."""
 
 Table = Mapping[str, Mapping[str, str]]
 
@@ -91,7 +93,8 @@ COORDINATOR_ORDER: Table = MappingProxyType(
 
 NEXT_STEPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "": ("align",),
+        "": ("align", "count"),
+        "count": (),
         "align": ("prepare",),
         "prepare": ("round",),
         "round": ("round", "finish"),
@@ -99,18 +102,21 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "evaluate": (),
     }
 )
-"""Which step follows which, once it is done; any step may be tried again before the next begins.  A round that has to start again
-and finds no mask left (:func:`masks_left`) is followed by a second preparation, and that by the same round.
+"""Which step follows which, once it is done, within the steps of the job's kind (:data:`ORDERS`); any step may be tried again
+before the next begins.  A round that has to start again and finds no mask left (:func:`masks_left`) is followed by a second
+preparation, and that by the same round.
 """
 
 
-COMMITTED: Mapping[str, tuple[str, ...]] = MappingProxyType({"align": ("dataset",), "prepare": ("encoded", "paillier key")})
+COMMITTED: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"align": ("dataset",), "count": ("dataset",), "prepare": ("encoded", "paillier key")}
+)
 """What a node commits to before the first message of each attempt of a step."""
 
 
-def follows(step: str, round: int, after: tuple[str, int]) -> bool:
-    """Whether a step is the one, or one of the two, that come after another."""
-    if step not in NEXT_STEPS[after[0]]:
+def follows(step: str, round: int, after: tuple[str, int], kind: str = "train") -> bool:
+    """Whether a step is the one, or one of the two, that come after another in a job of a kind."""
+    if step not in NEXT_STEPS[after[0]] or step not in ORDERS[kind]:
         return False
     return round == (after[1] + 1 if step == "round" and after[0] == "round" else int(step == "round"))
 
@@ -206,11 +212,13 @@ class Figures:
     Attributes:
         own_set, peer_set: identifiers of the two sets.
         method: of the alignment; None before it was chosen.
+        sets: the same of each key, where a job names its keys.
         rows, held_out: shared rows for training and evaluation.
         own_columns, peer_columns: encoded columns, the label holder's intercept counted.
         rounds: most rounds of the job.
         base_rate: as disclosed; None where an attempt ended before that.
         renewed: earlier directions whose ciphertexts a round exchanges once more, because the keys are new since.
+        learns, tells, told: in a count: whether the sender learns the number, whether the learner tells it, and what it tells.
     """
 
     holds_label: bool
@@ -227,6 +235,10 @@ class Figures:
     base_rate: str | None = None
     shares_aggregates: bool = False
     renewed: int = 0
+    sets: tuple[tuple[int | None, int | None], ...] = ()
+    learns: bool = False
+    tells: bool = False
+    told: int | None = None
 
     @property
     def slots(self) -> int:
@@ -235,14 +247,15 @@ class Figures:
 
 
 def _align(f: Figures, round: int, directive: Directive) -> tuple[Part, ...]:
-    shortest, longest = (2, 1 + 5) if f.own_set is None else (number_field(f.own_set),) * 2
-    start = Single("PsiStart", shortest, longest)
     if f.method is None:
-        return (start,)
-    if f.method == "curve":
-        masked = Phase("MaskedPoints", f.own_set, 8 * POINT_BYTES), Phase("DoublyMasked", f.peer_set, 8 * KEPT_BYTES)
-        return start, Turns(*masked)
-    return start, *_align_by_ot(f, f.own_set or 0, f.peer_set or 0)
+        return (_start(f.own_set),)
+    if f.method == "ot":
+        return _start(f.own_set), *_align_by_ot(f, f.own_set or 0, f.peer_set or 0)
+    parts: list[Part] = []
+    for own, peer in f.sets or ((f.own_set, f.peer_set),):
+        parts.append(_start(own, shortest=0 if f.sets else 2))  # after other keys nobody may be left
+        parts.append(Turns(Phase("MaskedPoints", own, 8 * POINT_BYTES), Phase("DoublyMasked", peer, 8 * KEPT_BYTES)))
+    return tuple(parts)
 
 
 def _align_by_ot(f: Figures, own: int, peer: int) -> tuple[Part, ...]:
@@ -257,6 +270,19 @@ def _align_by_ot(f: Figures, own: int, peer: int) -> tuple[Part, ...]:
         Phase("StoreColumns", shape.all_slots, 1, lanes=COORDINATES * SYMBOL_BITS),
         Phase("SharedMarks", shape.all_tags, 1),
     )
+
+
+def _start(own: int | None, *, shortest: int = 2) -> Single:
+    return Single("PsiStart", *((shortest, 1 + 5) if own is None else (number_field(own),) * 2))
+
+
+def _count(f: Figures, round: int, directive: Directive) -> tuple[Part, ...]:
+    start, masked = _start(f.own_set), Phase("MaskedPoints", f.own_set, 8 * POINT_BYTES)
+    if not f.learns:
+        return start, masked, Phase("SortedDoublyMasked", f.peer_set, 8 * KEPT_BYTES)
+    if not f.tells:
+        return start, masked
+    return start, masked, Single("IntersectionSize", *((0, 1 + 5) if f.told is None else (number_field(f.told),) * 2))
 
 
 def _ciphertexts(f: Figures, kind: str, items: int | None, stride: int = 1) -> Phase:
@@ -366,7 +392,7 @@ def _evaluate(f: Figures, round: int, directive: Directive) -> tuple[Part, ...]:
 
 
 LEGAL_MESSAGES: Mapping[str, Callable[[Figures, int, Directive], tuple[Part, ...]]] = MappingProxyType(
-    {"align": _align, "prepare": _prepare, "round": _round, "finish": _finish, "evaluate": _evaluate}
+    {"align": _align, "count": _count, "prepare": _prepare, "round": _round, "finish": _finish, "evaluate": _evaluate}
 )
 
 

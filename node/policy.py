@@ -20,7 +20,7 @@ from audit.partner import Partner
 from audit.spec import JobSpec, Name, Party
 from audit.strict_toml import Strict, load_toml
 from node.config import DatasetConfig, NodeConfig
-from node.data.schema import Role, check_features, check_label
+from node.data.schema import Role, check_features, check_keys, check_label
 from node.errors import PolicyError
 from node.limits import LIMITS
 
@@ -68,6 +68,21 @@ class DiscloseSection(Strict):
     aggregates_to_coordinator: bool = False
 
 
+class CountSection(Strict):
+    """Whether and how this node takes part in counts, jobs that tell how many customers are shared and nothing else.
+
+    ``partner_learns``: whether the partner may be the one that learns the exact number; this node may be in any case.
+    ``step``: least rounding of what is told onwards.  ``per_period``: attempts of a count with one partner within ``period_days``:
+    the differences of many counts over data that change tell of single customers.
+    """
+
+    allow: bool = False
+    partner_learns: bool = False
+    step: Annotated[int, Field(ge=1, le=10**6)] = 100
+    per_period: Annotated[int, Field(ge=1, le=10_000)] = 4
+    period_days: Annotated[int, Field(ge=1, le=3_650)] = 30
+
+
 class LinksSection(Strict):
     """How long a step waits for its peer: not up yet, its own step not started, or the link cut (seconds)."""
 
@@ -100,13 +115,24 @@ class RetentionSection(Strict):
         return str(self.days) if self.days is not None else self.keep or "none"
 
 
+JobKind = Literal["train", "count"]
+
+
+def _trainings() -> list[JobKind]:
+    return ["train"]
+
+
 class AutoApprove(Strict):
-    """A rule that approves a job without a person.  Every field must match; only the spec's own checks remain."""
+    """A rule that approves a job without a person.  Every field must match; only the spec's own checks remain.
+
+    ``kinds`` are the kinds of job it approves: a rule that does not name counts leaves them to a person.
+    """
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=128)]
     partner: Name
     dataset: Annotated[str, StringConstraints(min_length=1, max_length=128)]
     coordinator: Name
+    kinds: Annotated[list[JobKind], Field(min_length=1)] = Field(default_factory=_trainings)
 
 
 class Policy(Strict):
@@ -116,6 +142,7 @@ class Policy(Strict):
     datasets: DatasetsSection = DatasetsSection()
     limits: LimitsSection = LimitsSection()
     disclose: DiscloseSection = DiscloseSection()
+    count: CountSection = CountSection()
     links: LinksSection = LinksSection()
     retention: RetentionSection = RetentionSection()
     dataset: list[DatasetClause] = Field(default_factory=list)
@@ -168,7 +195,8 @@ def check_spec(spec: JobSpec, *, config: NodeConfig, policy: Policy, partners: M
             ``policy.dataset_unknown``, ``policy.dataset_not_offered``, ``policy.dataset_partner``, ``policy.features_max``,
             ``policy.feature_not_offered``, ``policy.feature_is_label``, ``policy.label_not_offered``, ``policy.label_kind``,
             ``policy.normalise``, ``policy.key_too_short``, ``policy.key_kind``, ``policy.minimum_intersection``, ``policy.sample``,
-            ``policy.rounds``, ``policy.bands``, ``policy.disclose_feature_holder``, ``policy.disclose_coordinator``.
+            ``policy.rounds``, ``policy.bands``, ``policy.disclose_feature_holder``, ``policy.disclose_coordinator``,
+            ``policy.key_not_offered``, ``policy.count``, ``policy.count_learner``, ``policy.count_step``.
         DataError: ``data.woe_needs_label``.
     """
     own, peer = _parties(spec, config)
@@ -180,21 +208,28 @@ def check_spec(spec: JobSpec, *, config: NodeConfig, policy: Policy, partners: M
             "policy.features_max", f"{own.name} features", len(own.features), "limits.features_max", policy.limits.features_max
         )
     check_features(dataset, own.features, role=role)
-    if role == "label_holder":
-        check_label(dataset, spec.label.column)
-    if spec.align.normalise != dataset.normalise:
+    label = spec.label_of(own.name)
+    if label is not None:
+        check_label(dataset, label)
+    check_keys(dataset, spec.align.keys)
+    if not spec.align.keys and spec.align.normalise != dataset.normalise:
         raise PolicyError(
             "policy.normalise",
             f"The job's align.normalise is {spec.align.normalise!r}; the data set {dataset.name!r} declares {dataset.normalise!r}.",
             remedy="Both nodes must declare the rule that the job names: agree on one with the partner.",
         )
-    warnings = _check_numbers(spec, config=config, policy=policy)
-    _check_disclosure(spec, role, policy)
+    _check_minimum(spec, policy)
+    if spec.kind == "count":
+        warnings = _check_count(spec, own, policy)
+    else:
+        warnings = _check_numbers(spec, config=config, policy=policy)
+        _check_disclosure(spec, role, policy)
     rule = next(
         (
             rule.name
             for rule in policy.auto_approve
             if (rule.partner, rule.dataset, rule.coordinator) == (peer.name, dataset.name, spec.coordinator)
+            and spec.kind in rule.kinds
         ),
         None,
     )
@@ -277,8 +312,44 @@ def _check_dataset(own: Party, peer: Party, role: Role, *, config: NodeConfig, p
     return dataset
 
 
+def _check_minimum(spec: JobSpec, policy: Policy) -> None:
+    if spec.align.minimum < policy.limits.minimum_intersection:
+        raise PolicyError(
+            "policy.minimum_intersection",
+            f"The job's align.minimum is {spec.align.minimum}; policy limits.minimum_intersection is "
+            f"{policy.limits.minimum_intersection}.",
+            remedy="Submit the job with a minimum that both policies allow.",
+        )
+
+
+def _check_count(spec: JobSpec, own: Party, policy: Policy) -> list[str]:
+    """Whether this node counts, who learns the exact number, and how it is rounded.  Returns warnings."""
+    allowed = policy.count
+    if not allowed.allow:
+        raise PolicyError(
+            "policy.count",
+            "The job asks how many customers are shared; policy count.allow is false.",
+            remedy="Set allow = true under [count] in the policy if such questions may be answered.",
+        )
+    if spec.learner != own.name and not allowed.partner_learns:
+        raise PolicyError(
+            "policy.count_learner",
+            f"In the job {spec.learner!r} learns the exact number of shared customers; policy count.partner_learns is false.",
+            remedy="Submit the job with this node as count.learner, or set partner_learns = true under [count] in the policy.",
+        )
+    if spec.count.step < allowed.step:
+        raise PolicyError(
+            "policy.count_step",
+            f"The job's count.step is {spec.count.step}; policy count.step is {allowed.step}.",
+            remedy="Submit the job with that step or a larger one.",
+        )
+    if spec.learner != own.name:
+        return [f"{spec.learner} learns the exact number of shared customers, however small: the rounding is its own node's."]
+    return []
+
+
 def _check_numbers(spec: JobSpec, *, config: NodeConfig, policy: Policy) -> list[str]:
-    """Key size, intersection minimum, rounds, bands.  Returns warnings."""
+    """Key size, rounds, bands.  Returns warnings."""
     limits = policy.limits
     warnings = []
     bits = spec.model.key_bits
@@ -301,13 +372,6 @@ def _check_numbers(spec: JobSpec, *, config: NodeConfig, policy: Policy) -> list
         )
     if kind != "standard":
         warnings.append("model.key_kind = short-order: rests on one assumption more than standard keys (docs/threat-model.md).")
-    if spec.align.minimum < limits.minimum_intersection:
-        raise PolicyError(
-            "policy.minimum_intersection",
-            f"The job's align.minimum is {spec.align.minimum}; policy limits.minimum_intersection is "
-            f"{limits.minimum_intersection}.",
-            remedy="Submit the job with a minimum that both policies allow.",
-        )
     for name, rows in (("train_rows", spec.model.train_rows), ("evaluate_rows", spec.model.evaluate_rows)):
         if rows is not None and rows < limits.minimum_intersection:
             raise PolicyError(

@@ -220,6 +220,14 @@ def seeds(name: str) -> list[bytes]:
 
 def _recorded() -> dict[str, bytes]:
     """One message of each type that an honest job sends."""
-    runs = [halves.aligning(), halves.aligning_by_ot(), halves.preparing(), halves.rounding(1), halves.rounding(2)]
-    runs += [halves.finishing(), halves.evaluating()]
+    runs = [
+        halves.aligning(),
+        halves.aligning_by_ot(),
+        halves.counting(),
+        halves.preparing(),
+        halves.rounding(1),
+        halves.rounding(2),
+        halves.finishing(),
+        halves.evaluating(),
+    ]
     return {kind: payload for run in runs for sent in run.sent.values() for kind, payload in sent}

@@ -21,7 +21,7 @@ from node.protocols.masked_product import JobKeys, exchange_column_products, exc
 from node.protocols.scales import column_layout, score_layout
 from tests.pair import MemoryChannel, run_pair
 
-ROWS, COLUMNS = 240, 3
+ROWS, COLUMNS = 480, 3
 KEYS = [generate_key(512, Drbg(bytes([i]) * 32, job="j", step="k").stream("key")) for i in (1, 2)]
 
 
