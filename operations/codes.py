@@ -53,8 +53,9 @@ policy: bands coordinator coordinator_unknown dataset_not_offered dataset_partne
     minimum_intersection normalise not_a_party own_role partner_not_allowed partner_role partner_unknown patience rounds
 products: entry_bits entry_range shape shifts
 protocol: malformed_message not_reduced unexpected_message wrong_count wrong_length wrong_position
-psi: batch_size duplicate_identifier empty_set identifier_not_text less_than_declared low_order_point more_than_declared
-    non_canonical_point order repeated_element scalar too_few_shared too_many_elements wrong_length wrong_position
+psi: batch_size duplicate_identifier empty_set filter_digest filter_key_age filter_malformed filter_request filter_state
+    filter_values identifier_not_text less_than_declared low_order_point more_than_declared non_canonical_point order
+    repeated_element scalar tags too_few_shared too_many_elements wrong_length wrong_position
 receipt: parties payload_digest sender
 relay: absent bad_key bad_seal busy disabled ended exhausted expired left malformed met_twice no_room not_running oversized
     protocol_version stalled stopping superseded truncated wrong_identity
