@@ -43,6 +43,7 @@ __all__ = [
     "LogRejected",
     "MessageRecord",
     "ReceiptRecord",
+    "Refusal",
     "ReportRecord",
     "read_ledger",
 ]
@@ -79,6 +80,15 @@ class LogRejected(VerificationError):
         self.exit_status = 3 if unusable else 1
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """A witness says that a log was shown to it with another history than before."""
+
+    of: str
+    code: str
+    seq: int
+
+
 @dataclass
 class Ledger:
     """Everything read from one log."""
@@ -94,6 +104,8 @@ class Ledger:
     """The bounds of the last `policy` entry."""
     log_keys: list[tuple[int, str]] = field(default_factory=list)
     """Where a run bound itself to its log key, and SHA-256 of that."""
+    refusals: list[Refusal] = field(default_factory=list)
+    """Checkpoints of other logs that this log's owner refused as a witness; the first of each log and code."""
     faults: dict[int, LogRejected] = field(default_factory=dict)
     """The first fault by the number of the step that must report it."""
 
@@ -196,6 +208,10 @@ def _read_run(ledger: Ledger, entry: Entry, seq: int, offset: int) -> None:
     elif kind == "commitment":
         if entry.get("what") == "log key":
             ledger.log_keys.append((seq, str(entry.get("sha256"))))
+    elif kind == "refusal":
+        told = Refusal(str(entry.get("of")), str(entry.get("code")), seq)
+        if (told.of, told.code) not in {(known.of, known.code) for known in ledger.refusals}:
+            ledger.refusals.append(told)
     elif kind in READERS:
         reason = f"this {kind} entry belongs to no job"
         ledger.fault(LogRejected("audit.order", reason, step=7, log=ledger.name, seq=seq, offset=offset))

@@ -21,6 +21,7 @@ when the input cannot be used).  What counts as missing and what as contradictor
 - A log that ends inside or before an attempt is older than the other's, not contradictory; as soon as it goes on after that
   point (a later entry of the job that the other log dates after the attempt, a `done` or `failed`, the end of the job), what it
   lacks is contradictory.
+- A witness that refused a checkpoint of another log says that it was shown two histories; it is open until that is explained.
 - Entries after the last checkpoint, a log without any checkpoint, a counterpart's log that was not given, a job that has not
   ended, and a job whose specification is in no log are open.
 - A line that is cut, too long, not canonical or of another version cannot be used, wherever it stands: exit code 3.
@@ -316,6 +317,12 @@ class _Run:
                 self.missing(f"{count} entries of {source.name} after its last checkpoint are not signed")
             for job in ledger.jobs.values():
                 self._check_cosigned(source, job)
+            for refusal in ledger.refusals:
+                # An accusation, not a proof: that needs the two checkpoints, which step (2) compares where they are given.
+                self.missing(
+                    f"{source.name} refused a checkpoint of {refusal.of} (entry {refusal.seq}, {refusal.code}): "
+                    f"its owner was shown another history; ask both for what they hold of it"
+                )
         return f"{sum(ledger.size for ledger in self.ledgers)} entries"
 
     def _check_cosigned(self, source: LogSource, job: JobRecord) -> None:

@@ -14,11 +14,10 @@ it.
 from __future__ import annotations
 
 import logging
-import queue
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -26,82 +25,25 @@ from audit.errors import IsthmusError
 from audit.partner import Partner
 from audit.receipts import verify_approval
 from audit.record import LogWriter, format_time
-from audit.spec import parse_spec
 from audit.witness import Refused, Witness
 from coordinator import disclosures, jobs
+from coordinator.attachment import CONTROL_VERSION, Attachment, approvals, job_end, step_start
 from coordinator.control_fields import step_report
 from coordinator.cosigning import Cosigning
 from coordinator.errors import PeerError, TransportError, UsageError, VerificationError
-from coordinator.jobs import Decision, Job, Order, SendApprovals, SendEnd, SendStep, Step
+from coordinator.jobs import Decision, Job, Order, SendApprovals, SendEnd, SendStep
 from coordinator.logged import Logged
 from coordinator.observe import SILENT, Observer
+from coordinator.standing import LINK_CODES, Progress, attempt_of, outward
 from coordinator.store import Store
-from coordinator.submit import check_party
+from coordinator.submit import spec_for
 from protos import control_pb2
 
 _log = logging.getLogger("isthmus.coordinator")
 
-CONTROL_VERSION = 1
-LINK_CODES = frozenset(
-    {
-        "job.interrupted",
-        "node.stopping",
-        "relay.absent",
-        "relay.left",
-        "relay.stalled",
-        "relay.stopping",
-        "relay.superseded",
-        "relay.truncated",
-        "transport.closed",
-        "transport.no_stream",
-        "transport.not_accepted",
-        "transport.not_started",
-        "transport.not_tls",
-        "transport.session_lost",
-        "transport.silent",
-        "transport.stopping",
-        "transport.superseded",
-        "transport.timeout",
-        "transport.unreachable",
-    }
-)
 JOBS_OPEN = 256
 RECENT = 200
 """Ended jobs that a node is told about again when it attaches: it may have been away when they ended."""
-
-
-@dataclass(eq=False)
-class Attachment:
-    """One life of one node's stream: the directives waiting to go out."""
-
-    party: str
-    waiting: queue.SimpleQueue[control_pb2.Directive | None] = field(default_factory=queue.SimpleQueue)
-    reason: IsthmusError | None = None
-
-    def send(self, **body: Any) -> None:
-        """Queue one directive."""
-        self.waiting.put(control_pb2.Directive(**body))
-
-    def close(self, reason: IsthmusError | None = None) -> None:
-        """End the stream after what is queued."""
-        self.reason = self.reason or reason
-        self.waiting.put(None)
-
-    def directives(self) -> Iterator[control_pb2.Directive]:
-        """What to send, until the stream is closed; raises the reason if there is one."""
-        while (directive := self.waiting.get()) is not None:
-            yield directive
-        if self.reason is not None:
-            raise self.reason
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a party says it is in the running step."""
-
-    phase: str = ""
-    done: int = 0
-    total: int = 0
 
 
 class Runner:
@@ -193,7 +135,7 @@ class Runner:
             self._attached[party] = attachment
             for job in self._store.recent(RECENT):
                 if job.ended and party in job.offered:
-                    attachment.send(job_end=_end(job))
+                    attachment.send(job_end=job_end(job))
             for job in [job for job in self._jobs.values() if party in job.parties]:
                 self._brief(job, attachment)
             self._cosigning.offer(party)
@@ -241,7 +183,7 @@ class Runner:
                 known = self._store.load(body.job)
                 if known is None or attachment.party not in known.parties:
                     raise PeerError("control.unknown_job", f"{attachment.party} reported on a job that is not its own.")
-                attachment.send(job_end=_end(known))  # ended meanwhile: tell it again rather than argue
+                attachment.send(job_end=job_end(known))  # ended meanwhile: tell it again rather than argue
                 return
             if attachment.party not in job.parties:
                 raise PeerError("control.unknown_job", f"{attachment.party} reported on a job that is not its own.")
@@ -292,15 +234,7 @@ class Runner:
             UsageError: see :func:`audit.spec.parse_spec`; ``coordinator.other_coordinator``, ``coordinator.unknown_party``,
                 ``coordinator.wrong_role``, ``coordinator.job_exists``, ``coordinator.too_many_jobs``.
         """
-        spec = parse_spec(data)
-        if spec.coordinator != self.name:
-            raise UsageError(
-                "coordinator.other_coordinator",
-                f"The specification names the coordinator {spec.coordinator!r}; this one is {self.name!r}.",
-                remedy="Correct the key `coordinator`, or submit it there.",
-            )
-        for party in (spec.label_holder, spec.feature_holder):
-            check_party(party.name, party.role, self.partners)
+        spec = spec_for(self.name, data, self.partners)
         with self.changed:
             if self._store.load(spec.identity()) is not None:
                 raise UsageError(
@@ -378,7 +312,7 @@ class Runner:
         """The parties of an open job, and step, round and attempt that run; None when none runs."""
         with self.changed:
             job = self._jobs.get(identity)
-            key = _key(job) if job is not None else None
+            key = attempt_of(job) if job is not None else None
             return None if job is None or key is None else (job.parties, key)
 
     def attached(self) -> int:
@@ -428,7 +362,7 @@ class Runner:
 
     def _step_done(self, job: Job, party: str, body: control_pb2.StepDone) -> None:
         report, step = step_report(body), job.running
-        if step is not None and _key(job) == (report.step, report.round, report.attempt) and party not in step.reports:
+        if step is not None and attempt_of(job) == (report.step, report.round, report.attempt) and party not in step.reports:
             where = {"job": job.identity, "step": report.step, "attempt": report.attempt, "round": report.round}
             self._log.append("report", **where, party=party, transcript_sha256=report.transcript_sha256)  # type: ignore[arg-type]
             for item in disclosures.of_report(job, party, report):
@@ -443,7 +377,7 @@ class Runner:
 
     def _step_failed(self, job: Job, party: str, body: control_pb2.StepFailed) -> None:
         key = (body.step, body.round, body.attempt)
-        if _key(job) != key or job.identity in self._stale:
+        if attempt_of(job) != key or job.identity in self._stale:
             return  # an echo, or a step that starts again anyway
         extra = {"job": job.identity, "peer": party, "step": body.step, "attempt": body.attempt, "code": body.code}
         _log.info("job %s: %s reports that %s failed: %s", job.identity[:12], party, body.step, body.code, extra=extra)
@@ -460,7 +394,7 @@ class Runner:
         with self.changed:
             self._cut.discard((identity, key))
             job = self._jobs.get(identity)
-            if self.stopping or job is None or _key(job) != key or identity in self._stale:
+            if self.stopping or job is None or attempt_of(job) != key or identity in self._stale:
                 return
             if all(party in self._attached for party in job.parties):
                 self._apply(job, jobs.fail(job, code))
@@ -468,7 +402,7 @@ class Runner:
                 self._stale.add(identity)
 
     def _step_progress(self, job: Job, party: str, body: control_pb2.StepProgress) -> None:
-        if _key(job) == (body.step, body.round, body.attempt):
+        if attempt_of(job) == (body.step, body.round, body.attempt):
             self._progress[job.identity, party] = Progress(body.phase, body.done, body.total)
 
     # -- what follows
@@ -481,7 +415,7 @@ class Runner:
         attachment.send(offer=control_pb2.Offer(job=job.identity, spec=job.spec.canonical().decode()))
         if job.state == "submitted":
             return
-        attachment.send(approvals=_approvals(job))
+        attachment.send(approvals=approvals(job))
         if job.running is not None and attachment.party not in job.running.reports:
             self._stale.add(job.identity)
         self._begin(job.identity)
@@ -507,7 +441,7 @@ class Runner:
         after = replace(after, updated=format_time(self._clock()))
         self._store.save(after)
         self._record(job, after, orders)
-        if _key(after) != _key(job):
+        if attempt_of(after) != attempt_of(job):
             self._stale.discard(job.identity)
             self._progress = {key: value for key, value in self._progress.items() if key[0] != job.identity}
         if after.ended:
@@ -530,8 +464,8 @@ class Runner:
                 )  # fmt: skip
         if after.ended:
             self._log_end(after)
-        elif _outward(after) != _outward(before):
-            self._log.append("job", job=after.identity, state=_outward(after), code=after.code)
+        elif outward(after) != outward(before):
+            self._log.append("job", job=after.identity, state=outward(after), code=after.code)
         if orders:
             self._cosigning.checkpoint()
 
@@ -544,11 +478,11 @@ class Runner:
             if attachment is None:
                 continue
             if isinstance(order, SendApprovals):
-                attachment.send(approvals=_approvals(job))
+                attachment.send(approvals=approvals(job))
             elif isinstance(order, SendStep):
-                attachment.send(step_start=_start(job, order.step))
+                attachment.send(step_start=step_start(job, order.step))
             elif isinstance(order, SendEnd):
-                attachment.send(job_end=_end(job))
+                attachment.send(job_end=job_end(job))
 
     def _waits_for(self, job: Job, party: str) -> bool:
         return job.running is not None and party in job.parties
@@ -579,37 +513,3 @@ def _later(seconds: float, action: Callable[..., None], *arguments: Any) -> thre
     timer.daemon = True
     timer.start()
     return timer
-
-
-def _key(job: Job) -> tuple[str, int, int] | None:
-    """Which attempt of which step is under way."""
-    step = job.running
-    return (step.step, step.round, step.attempt) if step is not None else None
-
-
-def _outward(job: Job) -> str:
-    """The job's state as the log names it: every step is `running`."""
-    return "running" if job.state in jobs.STEPS else job.state
-
-
-def _approvals(job: Job) -> control_pb2.Approvals:
-    decisions = [
-        control_pb2.Decision(job=job.identity, statement=decision.statement, signature=decision.signature)
-        for decision in job.decisions.values()
-    ]
-    return control_pb2.Approvals(job=job.identity, decisions=decisions)
-
-
-def _start(job: Job, step: Step) -> control_pb2.StepStart:
-    return control_pb2.StepStart(
-        job=job.identity,
-        step=step.step,
-        attempt=step.attempt,
-        round=step.round,
-        coefficients=step.coefficients,
-        lookup_range=step.lookup_range,
-    )
-
-
-def _end(job: Job) -> control_pb2.JobEnd:
-    return control_pb2.JobEnd(job=job.identity, outcome=job.state, code=job.code)

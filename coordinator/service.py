@@ -13,9 +13,10 @@ from typing import NoReturn
 import grpc
 
 from audit.errors import IsthmusError
+from coordinator.attachment import CONTROL_VERSION, Attachment
 from coordinator.control_fields import check_report
 from coordinator.errors import PeerError, TransportError
-from coordinator.runner import CONTROL_VERSION, Attachment, Runner
+from coordinator.runner import Runner
 from operations.gate import Gate, Rate
 from protos import control_pb2, control_pb2_grpc, tls
 

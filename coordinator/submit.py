@@ -113,3 +113,22 @@ def _text(value: Any) -> Any:
         return decimal_text(value)
     except UsageError:
         return value
+
+
+def spec_for(coordinator: str, data: bytes, partners: Mapping[str, Partner]) -> JobSpec:
+    """The specification of a job that this coordinator may direct.
+
+    Raises:
+        UsageError: see :func:`audit.spec.parse_spec`; ``coordinator.other_coordinator``, ``coordinator.unknown_party``,
+            ``coordinator.wrong_role``.
+    """
+    spec = parse_spec(data)
+    if spec.coordinator != coordinator:
+        raise UsageError(
+            "coordinator.other_coordinator",
+            f"The specification names the coordinator {spec.coordinator!r}; this one is {coordinator!r}.",
+            remedy="Correct the key `coordinator`, or submit it there.",
+        )
+    for party in (spec.label_holder, spec.feature_holder):
+        check_party(party.name, party.role, partners)
+    return spec

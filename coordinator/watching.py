@@ -10,10 +10,11 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 
 from audit.errors import IsthmusError
+from coordinator.attachment import CONTROL_VERSION
 from coordinator.config import CoordinatorConfig
 from coordinator.leader import Leadership
 from coordinator.metrics import CoordinatorMetrics, CoordinatorState
-from coordinator.runner import CONTROL_VERSION, Runner
+from coordinator.runner import Runner
 from coordinator.store import Store
 from operations.config import check_exposure
 from operations.endpoint import Endpoint

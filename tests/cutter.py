@@ -99,6 +99,8 @@ class Cutter:
             self._positions = sorted((self.carried + position for position in positions), reverse=True)
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):  # closing alone wakes nobody who waits in accept
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.cut()
 

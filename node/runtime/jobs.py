@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 
 from audit.identity import Identity
 from audit.partner import Partner
-from audit.receipts import approval_statement, parse_approval, verify_approval
+from audit.receipts import approval_statement, parse_approval
 from audit.spec import JobSpec, parse_spec
 from audit.witness import Refused
 from node.config import NodeConfig
@@ -30,6 +30,7 @@ from node.engine import Engine
 from node.errors import IsthmusError, PolicyError, TransportError, UsageError, VerificationError
 from node.limits import LIMITS, Limits
 from node.policy import Policy, check_spec
+from node.runtime.approving import author_of, not_approved, verify_decision
 from node.runtime.cosigning import CosignedLog
 from node.runtime.disclosures import receipt
 from node.runtime.execution import Connect, Execution
@@ -37,6 +38,7 @@ from node.runtime.journal import Log, StepLabels
 from node.runtime.observe import SILENT, Observer
 from node.runtime.retention import Sweeper, on_job_end
 from node.runtime.seeds import draw_seed
+from node.runtime.step_order import check_order
 from node.runtime.steps import ORDER
 from node.runtime.store import FINAL, TRANSITIONS, JobRow, SignedDecision, StepRow, Store
 from node.transport.errors import is_code
@@ -47,8 +49,6 @@ _log = logging.getLogger("isthmus.node.jobs")
 _HASH = re.compile(r"[0-9a-f]{64}")
 CONCLUDE_SECONDS = 3600.0
 """How long the end of a job waits for a step that computes between two messages."""
-ATTEMPTS_MAX = 16
-"""Highest attempt number accepted: a coordinator cannot make a node repeat a disclosure without end."""
 
 
 @dataclass(frozen=True)
@@ -224,42 +224,16 @@ class Jobs:
         for decision in approvals.decisions:
             if len(decision.statement) > 4096 or len(decision.signature) > 256:
                 raise VerificationError("approval.malformed", "An approval passed on by the coordinator is too long.")
-        found = {self._author(row.job, spec, decision): decision for decision in approvals.decisions}
+        found = {author_of(self._parts, row.job, spec, decision): decision for decision in approvals.decisions}
         for party in (spec.label_holder.name, spec.feature_holder.name):
             if party not in found:
-                raise _not_approved(row.job, f"the coordinator passed on no approval of {party}")
+                raise not_approved(row.job, f"the coordinator passed on no approval of {party}")
             signed = SignedDecision(found[party].statement, found[party].signature)
             with self._deciding:
                 known = self._parts.store.decisions(row.job).get(party)
                 if self._known(row.job)[0].state not in FINAL and known is None:
                     self._log_approval(row.job, signed)
                     self._parts.store.put_decision(row.job, party, signed)
-
-    def _author(self, job: str, spec: JobSpec, decision: control_pb2.Decision) -> str:
-        """The party whose key signed an approval of this very job."""
-        errors: list[IsthmusError] = []
-        for party in (spec.label_holder.name, spec.feature_holder.name):
-            try:
-                self._verify(job, spec, party, SignedDecision(decision.statement, decision.signature))
-            except VerificationError as error:
-                errors.append(error)
-            else:
-                return party
-        raise errors[-1]
-
-    def _verify(self, job: str, spec: JobSpec, party: str, signed: SignedDecision) -> None:
-        identity = self._parts.identity
-        partner = self._parts.partners.get(party)
-        if party != identity.name and partner is None:
-            raise _not_approved(job, f"no partner file of {party} is here to check its signature with")
-        key = identity.log_key.verifier if partner is None or party == identity.name else partner.log_key
-        try:
-            signature = bytes.fromhex(signed.signature)
-        except ValueError:
-            raise VerificationError("audit.bad_signature", f"The signature of {party} is not hexadecimal.") from None
-        approval = verify_approval(signed.statement.encode(), signature, key=key, job=job, party=party)
-        if approval.decision != "approve" or approval.peer != spec.peer_of(party).name:
-            raise _not_approved(job, f"{party} signed something else than its approval together with {spec.peer_of(party).name}")
 
     # -- decisions here
     def poll(self) -> None:
@@ -359,34 +333,12 @@ class Jobs:
         decisions = self._parts.store.decisions(labels.job)
         for party in (spec.label_holder.name, spec.feature_holder.name):
             if party not in decisions:
-                raise _not_approved(labels.job, f"{party} has not approved it")
-            self._verify(labels.job, spec, party, decisions[party])
+                raise not_approved(labels.job, f"{party} has not approved it")
+            verify_decision(self._parts, labels.job, spec, party, decisions[party])
         if self._parts.cosigning is not None:
             self._parts.cosigning.check_trusted(spec.peer_of(self._parts.identity.name).name, spec.coordinator)
-        self._check_order(labels, spec, self._parts.store.steps(labels.job))
+        check_order(labels, spec, self._parts.store.steps(labels.job))
         return spec
-
-    def _check_order(self, labels: StepLabels, spec: JobSpec, rows: list[StepRow]) -> None:
-        if labels.step not in ORDER:
-            raise UsageError("job.unknown_step", f"This node knows no step {labels.step!r}.", remedy="Update the older side.")
-        in_round = labels.step == "round"
-        if not (1 <= labels.round <= spec.model.rounds if in_round else labels.round == 0):
-            raise UsageError("job.step_order", f"{labels.step} cannot have the round {labels.round}.")
-        if labels.attempt > ATTEMPTS_MAX:
-            raise UsageError(
-                "job.too_many_attempts", f"{labels.step} is not tried more than {ATTEMPTS_MAX} times.", remedy="Submit a new job."
-            )
-        place = _place(labels.step, labels.round)
-        done = {_place(row.step, row.round) for row in rows if row.state == "done"}
-        furthest = max((_place(row.step, row.round) for row in rows), default=(0, 0))
-        # Between rounds the preparation may run again: no mask was left for a round that has to start once more.
-        refill = labels.step == "prepare" and ORDER[furthest[0]] == "round"
-        if (place < furthest and not refill) or (place != (0, 0) and _before(place, done) not in done):
-            raise UsageError(
-                "job.step_order",
-                f"{labels.step}, round {labels.round}, is not due in job {labels.job[:12]}.",
-                remedy="The coordinator must run the steps in order: align, prepare, rounds, finish, evaluate.",
-            )
 
     def _report_outcome(self, row: StepRow) -> None:
         if row.state == "done":
@@ -516,25 +468,3 @@ class Jobs:
                 remedy="The node's database was altered: restore it from a backup, or submit the job again.",
             )
         return row, parse_spec(data)
-
-
-def _place(step: str, round: int) -> tuple[int, int]:
-    return ORDER.index(step), round
-
-
-def _before(place: tuple[int, int], done: set[tuple[int, int]]) -> tuple[int, int]:
-    """The place that must be done before ``place``: training may stop after any round."""
-    index, round = place
-    if ORDER[index] == "round" and round > 1:
-        return index, round - 1
-    if ORDER[index] == "finish":
-        return max((p for p in done if p[0] == index - 1), default=(index - 1, 1))
-    return index - 1, 0
-
-
-def _not_approved(job: str, reason: str) -> VerificationError:
-    return VerificationError(
-        "job.not_approved",
-        f"Job {job[:12]} cannot run: {reason}.",
-        remedy="Both nodes must approve the job; `isthmus-node jobs` shows what waits here.",
-    )

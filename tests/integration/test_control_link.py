@@ -51,7 +51,14 @@ class Scripted(control_pb2_grpc.ControlServicer):
 
         threading.Thread(target=listen, daemon=True).start()
         yield control_pb2.Directive(welcome=control_pb2.Welcome(protocol=self.protocol, party="coordinator", software="1"))
-        while (directive := self.say.get()) is not None:
+        # After a cut several may be open: each ends with its own link, or the server's threads would keep Python from ending.
+        while context.is_active():
+            try:
+                directive = self.say.get(timeout=0.05)
+            except queue.Empty:
+                continue
+            if directive is None:
+                return
             yield directive
 
 

@@ -108,6 +108,8 @@ def test_a_log_put_back_to_an_older_copy_is_refused_and_nothing_runs_with_its_ow
         refusal = next(entry for entry in map(json.loads, log) if entry["kind"] == "refusal")
         assert (refusal["of"], refusal["code"]) == ("platform", "witness.rolled_back")
         assert refusal["kept_size"] > refusal["shown_size"]
+        points = verify_logs([joined.layout.log(name)]).open_points
+        assert any(point.step == 3 and "refused a checkpoint of platform" in point.text for point in points)
 
 
 def test_an_auditor_may_allow_fewer_rounds_than_the_parties(tmp_path: Path) -> None:

@@ -24,9 +24,10 @@ from node.protocols.metrics import Metrics
 from node.runtime import steps
 from node.runtime.disclosures import Facts, of_step, receipt
 from node.runtime.files import texts_from_arrays, texts_to_arrays
-from node.runtime.jobs import ATTEMPTS_MAX, Jobs, NodeParts
+from node.runtime.jobs import Jobs, NodeParts
 from node.runtime.journal import StepLabels
 from node.runtime.serve import route
+from node.runtime.step_order import ATTEMPTS_MAX
 from node.runtime.steps import StepResult, store_result
 from protos import control_pb2
 from tests.nodes import TestNode, approvals_of, identities, node, spec_of, write_node
