@@ -9,10 +9,19 @@ from __future__ import annotations
 
 import hashlib
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import rfc8785
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from audit.errors import UsageError
 
@@ -71,11 +80,29 @@ class Label(_Strict):
 
 
 class Align(_Strict):
-    """How the shared customers are found (protocols.md, section 1)."""
+    """How the shared customers are found (protocols.md, section 1).
 
-    method: Literal["curve"] = "curve"
+    ``publisher`` stands where the method is ``filter``, and there alone: whose set is published, once, and brought forward from job
+    to job.
+    """
+
+    method: Literal["curve", "filter"] = "curve"
     normalise: Annotated[str, StringConstraints(pattern=r"^(exact|casefold|digits|sha256|email|phone-e164:[A-Z]{2})$")] = "casefold"
     minimum: Annotated[int, Field(ge=1)] = 1000
+    publisher: Literal["label_holder", "feature_holder"] | None = None
+
+    @model_validator(mode="after")
+    def _whose_filter(self) -> Align:
+        if (self.method == "filter") != (self.publisher is not None):
+            raise ValueError("publisher must be named where method is filter, and only there")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = handler(self)
+        if self.publisher is None:
+            del fields["publisher"]
+        return fields
 
 
 class Model(_Strict):
@@ -169,6 +196,28 @@ class JobSpec(_Strict):
             f"{name!r} is no party of this job ({self.label_holder.name}, {self.feature_holder.name}).",
             remedy="Name this node in the specification or run it on the node it names.",
         )
+
+    @property
+    def publisher(self) -> Party | None:
+        """The party whose set is published as a filter, where the job aligns by one."""
+        if self.align.publisher is None:
+            return None
+        return self.label_holder if self.align.publisher == "label_holder" else self.feature_holder
+
+    def relation(self) -> str:
+        """SHA-256, hex, of what one filter key may serve for: publisher and querier, their data sets, one way to normalise.
+
+        Raises:
+            UsageError: ``spec.no_publisher`` where the job aligns by no filter.
+        """
+        publisher = self.publisher
+        if publisher is None:
+            raise UsageError("spec.no_publisher", "This job aligns by no published filter.", remedy="Name align.publisher.")
+        querier = self.peer_of(publisher.name)
+        parties = {"publisher": publisher, "querier": querier}
+        document = {name: {"name": party.name, "dataset": party.dataset} for name, party in parties.items()}
+        fields: dict[str, Any] = {"v": 1, "kind": "isthmus.relation", "normalise": self.align.normalise, **document}
+        return hashlib.sha256(rfc8785.dumps(fields)).hexdigest()
 
     def peer_of(self, name: str) -> Party:
         """The other party than ``name``."""

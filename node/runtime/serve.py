@@ -176,7 +176,9 @@ def open_log(config: NodeConfig, identity: Identity, policy: Policy) -> LogWrite
 def policy_fields(policy: Policy, config: NodeConfig) -> dict[str, Any]:
     """The bounds of the policy that an auditor checks jobs against."""
     limits = policy.limits
+    filters = [clause.model_dump(mode="json", exclude_none=True) for clause in policy.filter]
     return {
+        **({"filters": filters} if filters else {}),
         "minimum_intersection": limits.minimum_intersection,
         "key_bits_min": limits.key_bits_min,
         "rounds_max": limits.rounds_max,

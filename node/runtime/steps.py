@@ -33,12 +33,14 @@ from node.data.load import Table
 from node.engine import Engine
 from node.errors import DataError, UsageError
 from node.limits import Limits
-from node.protocols import logistic, preparation, psi, scoring
+from node.protocols import logistic, preparation, psi, psi_filter, scoring
 from node.protocols.channel import Channel, Progress
 from node.protocols.metrics import Metrics, check_two_classes
+from node.protocols.psi_filter import Outcome, Setting
 from node.protocols.training import Prepared, RoundShares, TrainingPlan
 from node.runtime.disclosures import Facts
 from node.runtime.files import JobFiles, texts_to_arrays
+from node.runtime.relations import Relation
 
 Role = Literal["label_holder", "feature_holder"]
 Arrays = Mapping[str, NDArray]
@@ -77,6 +79,8 @@ class StepContext:
     """Reads the data set: the source's rows or, in a replay, those kept."""
     keep: Callable[[Table], None]
     """Keeps the data set as it was loaded for the alignment, where the policy says so."""
+    relation: Relation | None = None
+    """What is kept from job to job where the job aligns by a published filter."""
 
     @property
     def role(self) -> Role:
@@ -98,6 +102,8 @@ class StepResult:
 
     facts: Facts
     files: Mapping[str, bytes | Arrays] = field(repr=False)
+    outcome: Outcome | None = field(repr=False, default=None)
+    """Of an alignment by a published filter: what the relation keeps."""
 
 
 def run_step(step: str, ctx: StepContext, ch: Channel) -> StepResult:
@@ -122,16 +128,7 @@ def _align(ctx: StepContext, ch: Channel) -> StepResult:
     root = _dataset_root(ctx, table, salt)
     ctx.keep(table)
     ctx.commit("dataset", root, rows=len(table.identifiers))
-    alignment = psi.align(
-        ch,
-        role=ctx.role,
-        job=ctx.job,
-        identifiers=table.identifiers,
-        minimum=ctx.minimum_shared,
-        drbg=ctx.drbg,
-        limits=ctx.limits,
-        progress=ctx.progress,
-    )
+    alignment, outcome = _aligned(ctx, ch, table.identifiers)
     rows = np.asarray(alignment.rows, dtype=np.int64)
     held_out = holdout_rows(ctx.job, len(rows), Decimal(ctx.spec.model.holdout))
     raw = [table.raw_identifiers[row] for row in rows]
@@ -139,7 +136,38 @@ def _align(ctx: StepContext, ch: Channel) -> StepResult:
         set_size=alignment.own_size, intersection=len(rows), rows_train=int((~held_out).sum()), rows_holdout=int(held_out.sum())
     )
     bound = {"salt": np.frombuffer(salt, dtype=np.uint8), "root": np.frombuffer(bytes.fromhex(root), dtype=np.uint8)}
-    return StepResult(facts, {"align.npz": {"rows": rows, "holdout": held_out, **bound, **texts_to_arrays(raw)}})
+    return StepResult(facts, {"align.npz": {"rows": rows, "holdout": held_out, **bound, **texts_to_arrays(raw)}}, outcome)
+
+
+def _aligned(ctx: StepContext, ch: Channel, identifiers: Sequence[str]) -> tuple[psi.Alignment, Outcome | None]:
+    """The shared customers, by the job's method."""
+    if ctx.relation is None:
+        alignment = psi.align(
+            ch,
+            role=ctx.role,
+            job=ctx.job,
+            identifiers=identifiers,
+            minimum=ctx.minimum_shared,
+            drbg=ctx.drbg,
+            limits=ctx.limits,
+            progress=ctx.progress,
+        )
+        return alignment, None
+    setting = Setting(
+        relation=ctx.relation.identity,
+        identifiers=identifiers,
+        minimum=ctx.minimum_shared,
+        drbg=ctx.drbg,
+        limits=ctx.limits,
+        terms=ctx.relation.terms,
+        commit=ctx.commit,
+        progress=ctx.progress,
+    )
+    if ctx.relation.publishes:
+        outcome = psi_filter.publish(ch, setting, state=ctx.relation.published, reserve=ctx.relation.reserve)
+    else:
+        outcome = psi_filter.query(ch, setting, state=ctx.relation.held)
+    return outcome.alignment, outcome
 
 
 def _dataset_root(ctx: StepContext, table: Table, salt: bytes) -> str:
