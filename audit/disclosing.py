@@ -23,6 +23,7 @@ from audit.spec import Disclose
 Missing = Callable[[str], None]
 
 SIZES = "protocols.md: sizes"
+FILTER = "protocols.md: the published filter"
 SHARED = "protocols.md: which of its own customers are shared"
 BASE_RATE = "protocols.md: base rate"
 INNER_PRODUCTS = "protocols.md: inner products"
@@ -63,6 +64,12 @@ RULES = (
     Rule("align", "PsiStart", "set_size", "peer", "one", SIZES),
     Rule("align", "DoublyMasked", "shared_customers", "peer", "shared", SHARED, when="done"),
     Rule("align", "DoublyMasked", "shared_customers_at_most", "peer", "items", SHARED, when="failed"),
+    Rule("align", "FilterState", "filter_version", "peer", "one", FILTER),
+    Rule("align", "SharedConfirmed", "shared_customers", "peer", "shared", SHARED, when="done"),
+    Rule("align", "SharedValues", "shared_customers", "peer", "shared", SHARED, when="done"),
+    Rule("align", "EvaluatedPoints", "shared_customers_at_most", "peer", "items", SHARED, when="failed"),
+    Rule("align", "SharedValues", "shared_customers_at_most", "peer", "items", SHARED, when="failed"),
+    Rule("align", "SharedCount", "shared_number", "peer", "one", SHARED, when="failed"),
     Rule("align", "PsiStart", "set_size", "coordinator", "one", SIZES, when="done"),
     Rule("align", "PsiStart", "rows", "coordinator", "rows", SIZES, when="done"),
     Rule("prepare", "JobFigures", "columns", "peer", "one", SIZES),
@@ -139,7 +146,7 @@ def _count(rule: Rule, view: JobView, key: AttemptKey, sent: Mapping[str, int]) 
 
 def _value(rule: Rule, view: JobView, by: str) -> str | None:
     """The value that follows from the figures; "" where an entry holds none."""
-    if rule.what in ("weights_of_the_receiver", "score_bands"):
+    if rule.what in ("weights_of_the_receiver", "score_bands", "filter_version", "shared_number"):
         return ""
     if rule.what == "set_size":
         return str(view.set_sizes[by]) if by in view.set_sizes else None

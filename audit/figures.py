@@ -16,7 +16,7 @@ from functools import cached_property
 
 from audit.history import Act, Attempt, AttemptKey, JobRecord, Shape
 from audit.ledger import Ledger
-from audit.protocol import Figures
+from audit.protocol import Figures, FilterFigures
 from audit.spec import JobSpec
 from audit.split import count_held_out
 
@@ -131,7 +131,20 @@ class JobView:
     def set_sizes(self) -> dict[str, int]:
         """Sizes of the two sets, as the messages of the last alignment that was done show them."""
         key = self.last_done("align")
+        if key is not None and self.spec.publisher is not None:
+            return self.told_sizes(key)
         return self._per_party(key, lambda attempt, way, ledger: attempt.direction(way).items.get("MaskedPoints")) if key else {}
+
+    def told_sizes(self, key: AttemptKey) -> dict[str, int]:
+        """By a published filter no message shows a set's size by its items: what most entries say, which the messages that open the
+        alignment are held against (:mod:`audit.plain`).
+        """
+        found: dict[str, int] = {}
+        for party in self.parties:
+            votes = Counter(size for text in self.told(key, "set_size", by=party) if (size := _count(text)) is not None)
+            if votes:
+                found[party] = votes.most_common(1)[0][0]
+        return found
 
     def _columns_in(self, key: AttemptKey | None) -> dict[str, int]:
         if key is None:
@@ -155,7 +168,11 @@ class JobView:
         model, key = self.spec.model, attempt.key
         peer = self.spec.peer_of(sender).name
         whole = attempt.was_done
-        sets = {party: attempt.direction(way).items.get("MaskedPoints") for party, way in _ways(view, attempt)} if whole else {}
+        sets: Mapping[str, int | None] = {}
+        if whole and self.spec.publisher is None:
+            sets = {party: attempt.direction(way).items.get("MaskedPoints") for party, way in _ways(view, attempt)}
+        elif whole and key.step == "align":
+            sets = self.told_sizes(key)
         columns = self.columns
         if key.step == "prepare":
             columns = self._columns_in(key)
@@ -174,6 +191,24 @@ class JobView:
             base_rate=self.base_rate if whole else None,
             shares_aggregates=self.spec.disclose.aggregates_to_feature_holder,
             renewed=self._renewed(key),
+            publishes=None if self.spec.publisher is None else self.spec.publisher.name == sender,
+            filter=self._filter(view, attempt, sender) if whole and key.step == "align" else None,
+        )
+
+    def _filter(self, view: NodeView, attempt: Attempt, sender: str) -> FilterFigures | None:
+        """What an alignment by a published filter exchanged; None by another method."""
+        publisher = self.spec.publisher
+        if publisher is None:
+            return None
+        items = {party: attempt.direction(way).items for party, way in _ways(view, attempt)}
+        published, asked = items.get(publisher.name, {}), items.get(self.spec.peer_of(publisher.name).name, {})
+        of_publisher = sender == publisher.name
+        return FilterFigures(
+            whole="FilterRemainders" in published,
+            removed=published.get("FilterRemoved", 0),
+            added=published.get("FilterAdded", 0),
+            queries=asked.get("BlindedPoints", 0) if of_publisher else published.get("EvaluatedPoints", 0),
+            found=asked.get("SharedValues", 0) if of_publisher else published.get("SharedConfirmed", 0),
         )
 
     def _renewed(self, key: AttemptKey) -> int:

@@ -18,6 +18,7 @@ from audit.plain import altered
 from audit.protocol import (
     COMMITTED,
     COORDINATOR_ORDER,
+    FILTER_COMMITTED,
     NODE_ORDER,
     ORDER,
     Table,
@@ -159,7 +160,7 @@ class _Order:
         for attempt in node.record.attempts.values():
             acts, first = made.get(attempt.key, {}), attempt.first_message
             for act in acts.values():
-                if first is not None and act.seq > first:
+                if first is not None and act.seq > first and act.data.what not in FILTER_COMMITTED:
                     reason = f"{attempt.key}: the commitment to {act.data.what!r} comes after the first message"
                     raise self._refuse(node.name, act.seq, "audit.commitment_late", reason)
             for what in COMMITTED.get(attempt.key.step, ()):
@@ -168,13 +169,24 @@ class _Order:
                     raise self._refuse(node.name, first, "audit.commitment_missing", reason)
             if attempt.was_done:
                 self._committed_sizes(node, attempt, acts)
+            self._filter_committed(node, attempt, acts)
+
+    def _filter_committed(self, node: NodeView, attempt: Attempt, acts: dict[str, Act]) -> None:
+        """An alignment by a published filter names its key and version: where it was done, and at the publisher before it tells."""
+        if attempt.key.step != "align" or self.view.spec.publisher is None:
+            return
+        for what in FILTER_COMMITTED:
+            if what not in acts and (attempt.was_done or attempt.sent.items.get("FilterState")):
+                reason = f"{attempt.key}: there is no commitment to the {what!r}"
+                raise self._refuse(node.name, attempt.state_seq, "audit.commitment_missing", reason)
 
     def _committed_sizes(self, node: NodeView, attempt: Attempt, acts: dict[str, Act]) -> None:
         """The rows and columns committed to are those of the set that was aligned, and of the columns that were trained on."""
         intercept = int(node.name == self.view.parties[0])
         columns = self.view.columns.get(node.name)
         shown = {
-            ("dataset", "rows"): attempt.sent.items.get("MaskedPoints"),
+            ("dataset", "rows"): attempt.sent.items.get("MaskedPoints") or self._size_of(node.name, attempt),
+            ("filter", "rows"): self._size_of(self.view.spec.publisher.name, attempt) if self.view.spec.publisher else None,
             ("encoded", "rows"): self.view.shared,
             ("encoded", "columns"): columns - intercept if columns is not None else None,
         }
@@ -184,6 +196,11 @@ class _Order:
                 if wanted is not None and said != wanted:
                     reason = f"{attempt.key}: the commitment to {what!r} names {said} {name}; {wanted} follow from the log"
                     raise self._refuse(node.name, act.seq, "audit.commitment_sizes", reason)
+
+    def _size_of(self, party: str, attempt: Attempt) -> int | None:
+        """A set's size where no message counts it: in an alignment by a published filter."""
+        counted = attempt.key.step == "align" and self.view.spec.publisher is not None
+        return self.view.told_sizes(attempt.key).get(party) if counted else None
 
     # ---- the coordinator's steps ------------------------------------------------------------------------------------------
 

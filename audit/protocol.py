@@ -22,6 +22,8 @@ from audit.layout import (
     BAND_ENTRIES,
     BASE_OTS,
     COEFFICIENT_MAX,
+    FILTER_CHANGE_BYTES,
+    FILTER_REMAINDER_BITS,
     KEPT_BYTES,
     POINT_BYTES,
     PRODUCT_BITS,
@@ -33,6 +35,7 @@ from audit.layout import (
     SlotLayout,
     ciphertext_bytes,
     column_layout,
+    filter_prefix_bits,
     plaintext_bits,
     preconditioner_layout,
     score_bits,
@@ -107,6 +110,9 @@ and finds no mask left (:func:`masks_left`) is followed by a second preparation,
 COMMITTED: Mapping[str, tuple[str, ...]] = MappingProxyType({"align": ("dataset",), "prepare": ("encoded", "paillier key")})
 """What a node commits to before the first message of each attempt of a step."""
 
+FILTER_COMMITTED = ("filter key", "filter")
+"""What both nodes commit to besides, as soon as they have it, in an alignment by a published filter."""
+
 
 def follows(step: str, round: int, after: tuple[str, int]) -> bool:
     """Whether a step is the one, or one of the two, that come after another."""
@@ -162,6 +168,7 @@ class Phase:
         items: how many in all; None where no figure in the log tells.
         bits, lanes: an item takes ``bits`` in each of ``lanes`` rows of a message's values, each row filled up to whole bytes.
         stride: what one item adds to the position of the next message.
+        optional: where ``items`` is None, whether there may be none at all.
     """
 
     type: str
@@ -169,6 +176,7 @@ class Phase:
     bits: int
     lanes: int = 1
     stride: int = 1
+    optional: bool = False
 
     def length(self, position: int, count: int) -> int:
         """Serialised length of a message of ``count`` items after ``position`` others."""
@@ -200,6 +208,24 @@ Part = Phase | Single | Turns
 
 
 @dataclass(frozen=True)
+class FilterFigures:
+    """What crossed in an alignment by a published filter that was done.
+
+    Attributes:
+        whole: whether the filter was sent as a whole.
+        removed, added: its changes.
+        queries, found: identifiers asked about, and values of the filter that the querier found, as *the other* side than the
+            sender of a message counted them: so that each direction is held against the other.
+    """
+
+    whole: bool
+    removed: int
+    added: int
+    queries: int
+    found: int
+
+
+@dataclass(frozen=True)
 class Figures:
     """The public figures of one attempt, from the sender's side; None where the log does not tell.
 
@@ -209,6 +235,8 @@ class Figures:
         own_columns, peer_columns: encoded columns, the label holder's intercept counted.
         rounds: most rounds of the job.
         base_rate: as disclosed; None where an attempt ended before that.
+        publishes: in an alignment by a published filter, whether the sender is its publisher; None by another method.
+        filter: what both directions of such an attempt exchanged, where it was done.
         renewed: earlier directions whose ciphertexts a round exchanges once more, because the keys are new since.
     """
 
@@ -225,6 +253,8 @@ class Figures:
     base_rate: str | None = None
     shares_aggregates: bool = False
     renewed: int = 0
+    publishes: bool | None = None
+    filter: FilterFigures | None = None
 
     @property
     def slots(self) -> int:
@@ -233,10 +263,51 @@ class Figures:
 
 
 def _align(f: Figures, round: int, directive: Directive) -> tuple[Part, ...]:
-    start = (2, 1 + 5) if f.own_set is None else (number_field(f.own_set),) * 2
+    start = Single("PsiStart", *((2, 1 + 5) if f.own_set is None else (number_field(f.own_set),) * 2))
+    if f.publishes is not None:
+        return (start, *(_published(f) if f.publishes else _queried(f)))
     return (
-        Single("PsiStart", *start),
+        start,
         Turns(Phase("MaskedPoints", f.own_set, 8 * POINT_BYTES), Phase("DoublyMasked", f.peer_set, 8 * KEPT_BYTES)),
+    )
+
+
+_HASH_FIELD = bytes_field(32)
+_NUMBER_MAX = 1 + varint(2**32 - 1)
+
+
+def _optional(kind: str, items: int | None, bits: int) -> Phase:
+    return Phase(kind, items, bits, optional=True)
+
+
+def _published(f: Figures) -> tuple[Part, ...]:
+    """The publisher of a filter: the filter or its changes, the answers, which of the values found are its own."""
+    size, c = f.own_set, f.filter
+    index: int | None = None
+    if c is not None and size is not None:
+        index = size + (1 << filter_prefix_bits(size)) if c.whole else 0
+    state = 2 * _HASH_FIELD + number_field(1) + number_field(3)
+    return (
+        Single("FilterState", state, 2 * _HASH_FIELD + number_field(3) + 4 * _NUMBER_MAX),
+        _optional("FilterIndex", index, 1),
+        _optional("FilterRemainders", (size if c.whole else 0) if c else None, FILTER_REMAINDER_BITS),
+        _optional("FilterRemoved", c.removed if c else None, 8 * FILTER_CHANGE_BYTES),
+        _optional("FilterAdded", c.added if c else None, 8 * FILTER_CHANGE_BYTES),
+        _optional("EvaluatedPoints", c.queries if c else None, 8 * POINT_BYTES),
+        _optional("SharedConfirmed", c.found if c else None, 1),
+    )
+
+
+def _queried(f: Figures) -> tuple[Part, ...]:
+    """The querier: what it holds, how many it asks about, these, how many values it found, and those."""
+    c = f.filter
+    queries, found = (None, None) if c is None else (c.queries, c.found)
+    return (
+        Single("FilterAsk", 0, 2 * _HASH_FIELD + 2 * _NUMBER_MAX + number_field(1)),
+        Single("FilterQueries", *((0, _NUMBER_MAX) if queries is None else (number_field(queries),) * 2)),
+        _optional("BlindedPoints", queries, 8 * POINT_BYTES),
+        Single("SharedCount", *((0, _NUMBER_MAX) if found is None else (number_field(found),) * 2)),
+        _optional("SharedValues", found, 8 * KEPT_BYTES),
     )
 
 

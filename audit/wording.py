@@ -132,6 +132,11 @@ _SENTENCES: dict[str, Callable[[str, str, int, Sequence[str]], str]] = {
     "shared_customers_at_most": lambda by, to, n, v: (
         f"Which of its own customers are among {n:,} of {by}: from an alignment that failed late, and led to nothing."
     ),
+    "shared_number": lambda by, to, n, v: "How many customers are shared: from an alignment that failed then, and led to nothing.",
+    "filter_version": lambda by, to, n, v: (
+        f"A list of all customers of {by} under its secret key, or what changed in it. {to} can find only its own customers in it, and"
+        f" only by asking {by}; of the other entries it sees which, whoever they are, come and go from job to job."
+    ),
     "rows": _rows,
     "columns": lambda by, to, n, v: f"How many columns of numbers the features of {by} became" + _said(v) + ". Not their contents.",
     "base_rate": lambda by, to, n, v: "The share of customers with a positive label, rounded to two digits" + _said(v) + ".",

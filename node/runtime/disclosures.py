@@ -118,10 +118,10 @@ def _align(add: Any, peer: str, coordinator: str, sent: Mapping[str, int], facts
         add("shared_customers_at_most", peer, sent["DoublyMasked"], SHARED)
     elif sent.get("EvaluatedPoints"):
         add("shared_customers_at_most", peer, sent["EvaluatedPoints"], SHARED)
-    elif sent.get("SharedValues"):
-        add("shared_customers_at_most", peer, sent["SharedValues"], SHARED)
     elif sent.get("SharedCount"):
         add("shared_number", peer, 1, SHARED)
+        if sent.get("SharedValues"):
+            add("shared_customers_at_most", peer, sent["SharedValues"], SHARED)
 
 
 def _evaluate(add: Any, spec: JobSpec, me: str, sent: Mapping[str, int], facts: Facts | None) -> None:
