@@ -134,8 +134,8 @@ _SENTENCES: dict[str, Callable[[str, str, int, Sequence[str]], str]] = {
     ),
     "shared_number": lambda by, to, n, v: "How many customers are shared: from an alignment that failed then, and led to nothing.",
     "filter_version": lambda by, to, n, v: (
-        f"A list of all customers of {by} under its secret key, or what changed in it. {to} can find only its own customers in it, and"
-        f" only by asking {by}; of the other entries it sees which, whoever they are, come and go from job to job."
+        f"A list of all customers of {by} under its secret key, or what changed in it. {to} can find only its own customers in it,"
+        f" and only by asking {by}; of the other entries it sees which, whoever they are, come and go from job to job."
     ),
     "rows": _rows,
     "columns": lambda by, to, n, v: f"How many columns of numbers the features of {by} became" + _said(v) + ". Not their contents.",

@@ -62,6 +62,7 @@ class Ask:
             there.
         reachable: the nodes that listen; none: everything takes the relay.
         minimum: shared customers asked for; above SHARED the alignment fails.
+        publisher: whose set is published as a filter, kept from job to job; by default the alignment is the curve's.
     """
 
     label_holder: str = "bank"
@@ -76,6 +77,7 @@ class Ask:
     stops: int = 1
     numbers_only: bool = False
     reachable: tuple[str, ...] = ("platform",)
+    publisher: str = ""
 
 
 PLAIN = Ask()
@@ -98,6 +100,9 @@ REPREPARED = Ask(ending="stop", stop_at="MaskedWeights", stops=3, holdout="0")
 """Stopped so often in its second round that no mask is left, and prepared a second time."""
 REPREPARED_LATE = Ask(ending="stop", stop_at="FirstResiduals", stops=2, rounds=2, holdout="0")
 """Stopped twice in its first round, so that the second finds no mask and is prepared for."""
+FILTERED = Ask(publisher="feature_holder", rounds=1, holdout="0")
+"""Aligned by a published filter; the second such job is aligned by the first one's."""
+FILTERED_FEW = Ask(publisher="feature_holder", rounds=1, holdout="0", minimum=SHARED + 1)
 RESTARTED_EARLY = Ask(ending="stop", stop_at="RowProducts", to_coordinator=False)
 
 
@@ -184,6 +189,8 @@ def world(folder: Path, ask: Ask, *, rounds: int = 2) -> Iterator[World]:
             small_keys=True,
             reachable=ask.reachable,  # type: ignore[arg-type]
         )
+        if ask.publisher:
+            _allow_filter(layout, ask)
         config = load_coordinator(layout.config("coordinator"))
         server = Server(config)
         server.start()
@@ -194,6 +201,16 @@ def world(folder: Path, ask: Ask, *, rounds: int = 2) -> Iterator[World]:
             for node in running.values():
                 node.stop()
             server.stop()
+
+
+def _allow_filter(layout: parties.Layout, ask: Ask) -> None:
+    for name in NODES:
+        publishes = (ask.publisher == "label_holder") == (name == ask.label_holder)
+        role, queries = ("publisher", "queries = 1000\n") if publishes else ("querier", "")
+        partner = next(other for other in NODES if other != name)
+        clause = f'partner = "{partner}"\ndataset = "{parties.DATASET}"\nrole = "{role}"\nreuse_days = 30\n{queries}'
+        with (layout.home(name) / "policy.toml").open("a") as policy:
+            policy.write(f"\n[[filter]]\n{clause}")
 
 
 @functools.cache
@@ -260,6 +277,8 @@ class _Node:
 def _spec(ask: Ask, data: DemoData, config: Any) -> JobSpec:
     document = parties.job_document(data, rounds=ask.rounds, l2="0.001", holdout=ask.holdout, key_bits=ask.key_bits)
     document["align"]["minimum"] = ask.minimum
+    if ask.publisher:
+        document["align"] |= {"method": "filter", "publisher": ask.publisher}
     document["model"]["tolerance"] = "0.000000001"
     document["disclose"] = {
         "aggregates_to_feature_holder": ask.to_feature_holder,

@@ -86,6 +86,8 @@ TARGETS: tuple[Target, ...] = (
     _events("runner"),
     _events("directives"),
     *_half("align", halves.aligning, *CUT, PolicyError),
+    *_half("filter", halves.filtering, *CUT, PolicyError),
+    *_half("filter-again", halves.filtering_again, *CUT, PolicyError),
     *_half("prepare", halves.preparing),
     *_half("round-one", functools.partial(halves.rounding, 1)),
     *_half("round-two", functools.partial(halves.rounding, 2)),

@@ -19,6 +19,7 @@ from tests import joint as made
 from tests.joint import SHARED, Joint, joint
 from tests.rechain import rechain
 
+FILTERED = (made.FILTERED, made.FILTERED_FEW, made.FILTERED)
 MANY = (made.LONG, made.REJECTED, made.CANCELLED, made.TOO_FEW, made.QUIET)
 
 
@@ -37,7 +38,7 @@ ONES = {
 }
 
 
-@pytest.mark.parametrize("asks", [*((ask,) for ask in ONES.values()), MANY], ids=[*ONES, "many"])
+@pytest.mark.parametrize("asks", [*((ask,) for ask in ONES.values()), MANY, FILTERED], ids=[*ONES, "many", "filtered"])
 def test_no_false_alarm(asks: tuple[made.Ask, ...]) -> None:
     jobs = joint(*asks)
     found = verified(jobs)
@@ -45,6 +46,19 @@ def test_no_false_alarm(asks: tuple[made.Ask, ...]) -> None:
     assert {step.number: step.state for step in found.steps if step.state != "passed"} == {8: "warning"}  # the keys are small
     assert sorted(fact.job for fact in found.jobs) == sorted(jobs.jobs)
     assert [fact.outcome for job in jobs.jobs for fact in found.jobs if fact.job == job] == list(jobs.states)
+
+
+def test_a_published_filter_is_read_as_one() -> None:
+    jobs = joint(*FILTERED)
+    facts = {fact.job: fact for fact in verified(jobs).jobs}
+    first, few, last = (facts[job] for job in jobs.jobs)
+    assert few.code == "psi.too_few_shared"
+    assert first.set_sizes == last.set_sizes == {"bank": SHARED + 40, "platform": SHARED + 40}
+    told = {(item.by, item.what) for item in few.disclosures}
+    assert {("platform", "filter_version"), ("platform", "set_size")} <= told
+    versions = {(what, sha256) for fact in (first, last) for _, what, sha256 in fact.commitments if what.startswith("filter")}
+    assert {what for what, _ in versions} == {"filter key", "filter"}
+    assert len(versions) == 2  # both nodes, both jobs
 
 
 def test_nothing_is_lost_when_messages_are_read_again() -> None:
@@ -101,6 +115,33 @@ def test_the_facts_of_a_job_with_a_crash() -> None:
 
 
 # ---- owners who write another story and sign it ---------------------------------------------------------------------------------
+
+
+FILTER_STORIES = [
+    ("platform", lambda e: _clause(e, queries=209), 8, "audit.filter_queries"),
+    ("platform", lambda e: _clause(e, reuse_days=0), 8, "audit.filter_key_age"),
+    ("platform", lambda e: _clause(e, partner="someone"), 8, "audit.filter_not_allowed"),
+    ("platform", lambda e: _made(e, "filter", sha256="00" * 32), 8, "audit.filter_differs"),
+    ("bank", lambda e: _made(e, "filter", version=3), 8, "audit.filter_differs"),
+    ("bank", lambda e: _made(e, "filter", rows=3), 7, "audit.commitment_sizes"),
+    ("platform", lambda e: _made(e, "filter key", what="another"), 7, "audit.commitment_late"),
+]
+
+
+def _clause(entry: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return entry | {"filters": [clause | changes for clause in entry["filters"]]} if entry["kind"] == "policy" else entry
+
+
+def _made(entry: dict[str, Any], name: str, **changes: Any) -> dict[str, Any]:
+    return entry | changes if entry["kind"] == "commitment" and entry["what"] == name else entry
+
+
+@pytest.mark.parametrize(("log", "change", "step", "code"), FILTER_STORIES)
+def test_another_story_of_a_filter(
+    tmp_path: Path, log: str, change: Callable[[dict[str, Any]], dict[str, Any]], step: int, code: str
+) -> None:
+    error = told_otherwise(joint(*FILTERED), tmp_path, log, change)
+    assert (error.step, error.code, error.exit_status) == (step, code, 1), error.message
 
 
 def told_otherwise(jobs: Joint, folder: Path, log: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> LogRejected:

@@ -64,16 +64,18 @@ def committed(one: TestNode, job: str, what: str) -> list[dict[str, Any]]:
     return [e for e in one.entries("commitment") if (e["job"], e["what"]) == (job, what)]
 
 
-def test_a_second_job_asks_about_new_customers_alone_and_trains_like_the_first(tmp_path: Path) -> None:
+def test_a_second_job_asks_about_new_customers_alone(tmp_path: Path) -> None:
     world = world_of(tmp_path)
     with world.nodes():
         bank, platform = world.both
-        first = world.run_job(job_of(world, 1))
+        first, reports = align(world, 1)
+        assert [report.intersection for report in reports] == [60, 60]
         assert sent(bank, first, "BlindedPoints") == 80
         assert sent(platform, first, "FilterRemainders") == 90
         # Three customers more on both sides: three masked anew by each.
         write_data(tmp_path, "bank", 63)
-        second = world.run_job(job_of(world, 2))
+        second, reports = align(world, 2)
+        assert [report.intersection for report in reports] == [63, 63]
         assert (sent(bank, second, "BlindedPoints"), sent(platform, second, "FilterRemainders")) == (3, 0)
         assert sent(platform, second, "FilterAdded") == 3
         versions = [committed(one, job, "filter")[0]["version"] for one in world.both for job in (first, second)]
