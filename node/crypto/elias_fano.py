@@ -68,7 +68,7 @@ def encode(values: NDArray[np.void], prefix_bits: int) -> Filter:
 
 def shortened(values: NDArray[np.void], prefix_bits: int) -> NDArray[np.void]:
     """The first ``prefix_bits + 61`` bits of 16-byte values, dtype :data:`CHANGE`, in the order given."""
-    kept = np.array(values.view(np.uint8).reshape(-1, KEPT_BYTES)[:, :FILTER_CHANGE_BYTES])
+    kept = np.array(np.ascontiguousarray(values).view(np.uint8).reshape(-1, KEPT_BYTES)[:, :FILTER_CHANGE_BYTES])
     whole, rest = divmod(prefix_bits + FILTER_REMAINDER_BITS, 8)
     if rest:
         kept[:, whole] &= 0x100 - (1 << (8 - rest))
