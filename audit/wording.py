@@ -211,6 +211,13 @@ NORMALISE = {
 }
 
 
+def _published(spec: JobSpec) -> list[tuple[str, str]]:
+    if spec.publisher is None:
+        return []
+    querier = spec.peer_of(spec.publisher.name).name
+    return [("Published filter", f"of {spec.publisher.name}, kept by {querier} from job to job as long as both allow")]
+
+
 def terms(spec: JobSpec) -> list[tuple[str, str]]:
     """What was approved, as (term, meaning) in a reader's order."""
     model, disclose = spec.model, spec.disclose
@@ -220,6 +227,7 @@ def terms(spec: JobSpec) -> list[tuple[str, str]]:
         ("Predicted", f"column “{spec.label.column}” of {spec.label_holder.name}"),
         ("Model", f"logistic regression, penalty (L2) {model.l2}"),
         ("Customers matched", f"identifiers compared {NORMALISE.get(rule, f'by the rule {rule}')}, by private set intersection"),
+        *_published(spec),
         ("Fewest shared customers", f"{spec.align.minimum:,}; with fewer the job stops before anything else happens"),
         ("Encryption", f"Paillier keys of {model.key_bits:,} bits"),
         ("Training", f"at most {model.rounds} rounds, until within {model.tolerance} of the optimum"),

@@ -49,8 +49,9 @@ paillier: ciphertext_length ciphertext_not_unit ciphertext_range key_bits key_ev
 partner: duplicate invalid no_coordinator own_name role unknown unreadable
 peer: unknown_code version_unknown
 policy: bands coordinator coordinator_unknown dataset_not_offered dataset_partner dataset_unknown disclose_coordinator
-    disclose_feature_holder feature_is_label feature_not_offered features_max key_too_short label_kind label_not_offered
-    minimum_intersection normalise not_a_party own_role partner_not_allowed partner_role partner_unknown patience rounds
+    disclose_feature_holder feature_is_label feature_not_offered features_max filter filter_queries key_too_short label_kind
+    label_not_offered minimum_intersection normalise not_a_party own_role partner_not_allowed partner_role partner_unknown
+    patience rounds
 products: entry_bits entry_range shape shifts
 protocol: malformed_message not_reduced unexpected_message wrong_count wrong_length wrong_position
 psi: batch_size duplicate_identifier empty_set filter_digest filter_key_age filter_malformed filter_request filter_state
@@ -61,7 +62,7 @@ relay: absent bad_key bad_seal busy disabled ended exhausted expired left malfor
     protocol_version stalled stopping superseded truncated wrong_identity
 scoring: bad_aggregates bad_band one_class
 seed: unreadable
-spec: empty invalid not_a_number not_a_party not_canonical too_large
+spec: empty invalid no_publisher not_a_number not_a_party not_canonical too_large
 state: in_use object_array permissions unreadable unwritable write_failed
 store: backup_failed bad_url in_use newer_schema no_database no_driver other_owner read_failed unusable write_failed
 training: bad_directive base_rate directives_differ label_missing no_mask_left one_class preconditioner_range rows_differ

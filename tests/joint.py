@@ -103,6 +103,8 @@ REPREPARED_LATE = Ask(ending="stop", stop_at="FirstResiduals", stops=2, rounds=2
 FILTERED = Ask(publisher="feature_holder", rounds=1, holdout="0")
 """Aligned by a published filter; the second such job is aligned by the first one's."""
 FILTERED_FEW = Ask(publisher="feature_holder", rounds=1, holdout="0", minimum=SHARED + 1)
+SEVERAL_FILTERED = (FILTERED, FILTERED_FEW, FILTERED)
+"""Between the same parties: published as a whole, then used, with a failure between."""
 RESTARTED_EARLY = Ask(ending="stop", stop_at="RowProducts", to_coordinator=False)
 
 

@@ -41,6 +41,12 @@ _SPEC_OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
         {"metavar": "RULE", "help": "How identifiers are made comparable: exact, casefold, digits, ..."},
     ),
     ("--minimum", "align.minimum", {"type": int, "help": "Fewest shared customers."}),
+    (
+        "--align-method",
+        "align.method",
+        {"metavar": "METHOD", "help": "How they are found: curve, or filter (by a published filter of one side)."},
+    ),
+    ("--publisher", "align.publisher", {"metavar": "SIDE", "help": "Whose filter: label_holder or feature_holder."}),
     ("--l2", "model.l2", {"help": "Penalty on the mean log-loss, a decimal."}),
     ("--rounds", "model.rounds", {"type": int, "help": "Most rounds."}),
     ("--tolerance", "model.tolerance", {"help": "Stop when the decrement is below this decimal."}),
@@ -77,8 +83,8 @@ def submit(context: CoordinatorContext, file: Path | None, **given: Any) -> None
     """Submit a job from a TOML file, from options, or both (options win).  Prints the job's hash.
 
     The file has the tables [label_holder] and [feature_holder] (name, dataset, features), [label] (column), and, where the defaults
-    do not suit, [align] (normalise, minimum), [model] (l2, rounds, tolerance, key_bits, holdout, lookup_entries, bands) and
-    [disclose].
+    do not suit, [align] (normalise, minimum, method, publisher), [model] (l2, rounds, tolerance, key_bits, holdout,
+    lookup_entries, bands) and [disclose].
 
     \b
     Examples:

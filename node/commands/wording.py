@@ -23,6 +23,13 @@ def describe_spec(spec: JobSpec, me: str) -> list[str]:
         f"model: logistic regression, l2 {model.l2}, at most {model.rounds} rounds, {model.key_bits}-bit keys",
         f"evaluation: a fraction of {model.holdout} of the shared customers is held out; scores in {model.bands} bands",
     ]
+    if spec.publisher is not None:
+        querier = spec.peer_of(spec.publisher.name).name
+        whose = "you" if spec.publisher.name == me else spec.publisher.name
+        lines.append(
+            f"published filter: {querier} is sent all customers of {whose} under a secret key, or what changed among them since the "
+            "last such job, and asks about its own; key and filter serve further jobs as long as both policies let them"
+        )
     return lines
 
 
@@ -35,6 +42,10 @@ def will_disclose(spec: JobSpec, me: str) -> list[str]:
         f"to {peer} and {coordinator}: how many identifiers the data set has, how many are shared, how many columns are used",
         f"to {peer}: which of {peer}'s own customers are also yours",
     ]
+    if spec.publisher is not None and spec.publisher.name == me:
+        lines.append(
+            f"to {peer}: which entries of your published filter, whoever they are, came and went since its last job with you"
+        )
     if holds_label:
         lines.append(f"to {peer} and {coordinator}: the base rate of {spec.label.column!r} among shared customers, two digits")
     lines.append(

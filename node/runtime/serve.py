@@ -178,13 +178,13 @@ def policy_fields(policy: Policy, config: NodeConfig) -> dict[str, Any]:
     limits = policy.limits
     filters = [clause.model_dump(mode="json", exclude_none=True) for clause in policy.filter]
     return {
-        **({"filters": filters} if filters else {}),
         "minimum_intersection": limits.minimum_intersection,
         "key_bits_min": limits.key_bits_min,
         "rounds_max": limits.rounds_max,
         "bands_max": limits.bands_max,
         "small_keys": int(config.unsafe.small_keys),
         "retention": policy.retention.text,
+        "filters": filters,
     }
 
 

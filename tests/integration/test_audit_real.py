@@ -19,7 +19,7 @@ from tests import joint as made
 from tests.joint import SHARED, Joint, joint
 from tests.rechain import rechain
 
-FILTERED = (made.FILTERED, made.FILTERED_FEW, made.FILTERED)
+FILTERED = made.SEVERAL_FILTERED
 MANY = (made.LONG, made.REJECTED, made.CANCELLED, made.TOO_FEW, made.QUIET)
 
 
