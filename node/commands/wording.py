@@ -27,8 +27,8 @@ def describe_spec(spec: JobSpec, me: str) -> list[str]:
         querier = spec.peer_of(spec.publisher.name).name
         whose = "you" if spec.publisher.name == me else spec.publisher.name
         lines.append(
-            f"published filter: {querier} is sent all customers of {whose} under a secret key, or what changed among them since the "
-            "last such job, and asks about its own; key and filter serve further jobs as long as both policies let them"
+            f"published filter: {querier} is sent all customers of {whose} under a secret key, or what changed among them since "
+            "the last such job, and asks about its own; key and filter serve further jobs as long as both policies let them"
         )
     return lines
 

@@ -179,7 +179,8 @@ class Store:
     def __init__(self, folder: Path, state_key: bytes | None = None) -> None:
         self.folder, self._state_key = folder, state_key
         try:
-            (folder / "jobs").mkdir(parents=True, exist_ok=True, mode=0o700)
+            for name in ("jobs", "relations"):
+                (folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
             path = folder / "state.db"
             path.touch(mode=0o600)
         except OSError as error:

@@ -18,6 +18,9 @@ from audit.verify import VerifiedLogs, verify_logs
 from tests import joint as made
 from tests.joint import SHARED, Joint, joint
 from tests.rechain import rechain
+from tests.tampering.corpus import story_of
+from tests.tampering.story import Story
+from tests.tampering.telling import hash_of, message, place_of, retell
 
 FILTERED = made.SEVERAL_FILTERED
 MANY = (made.LONG, made.REJECTED, made.CANCELLED, made.TOO_FEW, made.QUIET)
@@ -142,6 +145,42 @@ def test_another_story_of_a_filter(
 ) -> None:
     error = told_otherwise(joint(*FILTERED), tmp_path, log, change)
     assert (error.step, error.code, error.exit_status) == (step, code, 1), error.message
+
+
+def both_deny_the_version(story: Story) -> None:
+    for log in story.nodes():
+        for entry in log.entries("commitment", what="filter"):
+            entry["sha256"] = hash_of(entry["sha256"])
+
+
+def both_count_another_customer(story: Story) -> None:
+    """One value more was named, in the message as both have it; what the publisher confirmed is as it was."""
+    for entry in message(story, "bank", "SharedValues"):
+        entry["items"], entry["length"] = entry["items"] + 1, entry["length"] + 16
+    retell(story, place_of(message(story, "bank", "SharedValues")[0]))
+
+
+def both_hide_how_many_were_found(story: Story) -> None:
+    for entry in message(story, "bank", "SharedCount"):
+        entry["sha256"] = hash_of("another number")
+    retell(story, place_of(message(story, "bank", "SharedCount")[0]))
+
+
+@pytest.mark.parametrize(
+    ("lie", "step", "code"),
+    [
+        (both_deny_the_version, 9, "audit.disclosure_differs"),
+        (both_count_another_customer, 7, "audit.message_order"),
+        (both_hide_how_many_were_found, 9, "audit.disclosure_differs"),
+    ],
+)
+def test_both_nodes_tell_another_story_of_a_filter(tmp_path: Path, lie: Callable[[Story], None], step: int, code: str) -> None:
+    jobs = joint(*FILTERED)
+    story = story_of(jobs.folders.values(), jobs.keys)
+    lie(story)
+    with pytest.raises(LogRejected) as caught:
+        verify_logs(list(story.write(tmp_path).values()), partners=jobs.partners)
+    assert (caught.value.step, caught.value.code) == (step, code), caught.value.message
 
 
 def told_otherwise(jobs: Joint, folder: Path, log: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> LogRejected:

@@ -87,6 +87,13 @@ def test_a_second_job_asks_about_new_customers_alone(tmp_path: Path) -> None:
     for name in ("bank", "platform"):
         found = world.replay(name)
         assert (found.exit_status, found.reproduced) == (0, found.sent), found.jobs
+        kept = world.configs[name].state_folder / "jobs" / second / "kept"
+        (kept / "relation-0.json").rename(kept / "away.json")
+        assert world.replay(name, job=second).exit_status == 2
+        # The state that another attempt found is not the one that this one ran on.
+        other = json.loads((kept / "away.json").read_text()) | {"state": ""}
+        (kept / "relation-0.json").write_text(json.dumps(other))
+        assert world.replay(name, job=second).exit_status == 1
 
 
 def test_queries_are_counted_over_jobs_and_attempts_and_bounded_by_the_policy(tmp_path: Path) -> None:
