@@ -78,14 +78,18 @@ def plain_message(kind: str, figures: Figures, directive: Directive, *, step: st
     return None
 
 
-def filter_state(key: bytes, version: int, digest: bytes, *, prefix_bits: int, base: int, removed: int, added: int) -> bytes:
+def filter_state(
+    key: bytes, version: int, digest: bytes, *, prefix_bits: int, base: int, removed: int, added: int, reusable: bool
+) -> bytes:
     """A ``FilterState``."""
-    numbers = enumerate((prefix_bits, base, removed, added), 4)
+    numbers = enumerate((prefix_bits, base, removed, added, int(reusable)), 4)
     return _text(1, key) + _number(2, version) + _text(3, digest) + b"".join(_number(field, value) for field, value in numbers)
 
 
 def _filter_states(node: NodeView, attempt: Attempt, figures: FilterFigures, elements: int | None) -> set[str]:
-    """Digests of the ``FilterState`` that the node's commitments allow; of a filter that was not sent no log tells the prefix."""
+    """Digests of the ``FilterState`` that the node's commitments allow; no log tells the prefix of a filter that was not sent, nor,
+    by itself, whether both policies let it serve again.
+    """
     made = {act.data.what: act.data for act in node.record.of("commitment") if act.key == attempt.key}
     key, version = made.get("filter key"), made.get("filter")
     if key is None or version is None or version.version is None or elements is None:
@@ -102,8 +106,10 @@ def _filter_states(node: NodeView, attempt: Attempt, figures: FilterFigures, ele
             base=base,
             removed=figures.removed,
             added=figures.added,
+            reusable=reusable,
         )
         for length in lengths
+        for reusable in (True, False)
     )
     return {hashlib.sha256(data).hexdigest() for data in found}
 

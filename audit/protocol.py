@@ -288,7 +288,7 @@ def _published(f: Figures) -> tuple[Part, ...]:
         index = size + (1 << filter_prefix_bits(size)) if c.whole else 0
     state = 2 * _HASH_FIELD + number_field(1) + number_field(3)
     return (
-        Single("FilterState", state, 2 * _HASH_FIELD + number_field(3) + 4 * _NUMBER_MAX),
+        Single("FilterState", state, 2 * _HASH_FIELD + number_field(3) + 4 * _NUMBER_MAX + number_field(1)),
         _optional("FilterIndex", index, 1),
         _optional("FilterRemainders", (size if c.whole else 0) if c else None, FILTER_REMAINDER_BITS),
         _optional("FilterRemoved", c.removed if c else None, 8 * FILTER_CHANGE_BYTES),

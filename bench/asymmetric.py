@@ -27,9 +27,10 @@ from audit.layout import FILTER_CHANGE_BYTES, POINT_BYTES, filter_prefix_bits
 from bench.common import machine
 from node.crypto.drbg import Drbg
 from node.crypto.elias_fano import VALUE, changed, code_bytes, contains, encode, shortened
+from node.engine import InlineEngine
 from node.limits import LIMITS
-from node.protocols.filter_state import Terms
-from node.protocols.psi_filter import Outcome, Setting, publish, query
+from node.protocols.filter_state import Setting, Terms
+from node.protocols.psi_filter import Outcome, publish, query
 from tests.pair import run_pair
 
 TERMS = Terms(reuse_days=30, filter_days=30)
@@ -42,6 +43,7 @@ def setting(identifiers: list[str], side: int, job: int) -> Setting:
         identifiers=identifiers,
         minimum=1,
         drbg=Drbg(bytes([side]) * 32, job=f"{job:064x}", step="align"),
+        engine=InlineEngine(),
         limits=LIMITS,
         terms=TERMS,
         commit=lambda what, sha256, **sizes: None,

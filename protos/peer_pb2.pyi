@@ -115,7 +115,7 @@ class FilterAsk(_message.Message):
     def __init__(self, reuse_days: _Optional[int] = ..., key: _Optional[bytes] = ..., version: _Optional[int] = ..., digest: _Optional[bytes] = ..., renew: _Optional[bool] = ...) -> None: ...
 
 class FilterState(_message.Message):
-    __slots__ = ("key", "version", "digest", "prefix_bits", "base", "removed", "added")
+    __slots__ = ("key", "version", "digest", "prefix_bits", "base", "removed", "added", "reusable")
     KEY_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -123,6 +123,7 @@ class FilterState(_message.Message):
     BASE_FIELD_NUMBER: _ClassVar[int]
     REMOVED_FIELD_NUMBER: _ClassVar[int]
     ADDED_FIELD_NUMBER: _ClassVar[int]
+    REUSABLE_FIELD_NUMBER: _ClassVar[int]
     key: bytes
     version: int
     digest: bytes
@@ -130,7 +131,8 @@ class FilterState(_message.Message):
     base: int
     removed: int
     added: int
-    def __init__(self, key: _Optional[bytes] = ..., version: _Optional[int] = ..., digest: _Optional[bytes] = ..., prefix_bits: _Optional[int] = ..., base: _Optional[int] = ..., removed: _Optional[int] = ..., added: _Optional[int] = ...) -> None: ...
+    reusable: bool
+    def __init__(self, key: _Optional[bytes] = ..., version: _Optional[int] = ..., digest: _Optional[bytes] = ..., prefix_bits: _Optional[int] = ..., base: _Optional[int] = ..., removed: _Optional[int] = ..., added: _Optional[int] = ..., reusable: _Optional[bool] = ...) -> None: ...
 
 class FilterQueries(_message.Message):
     __slots__ = ("elements",)

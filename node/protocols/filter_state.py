@@ -1,10 +1,4 @@
-"""What the two sides of an alignment against a published filter keep from one job to the next, and the values they compare.
-
-    F(x) = first 16 bytes of SHA-256(relation || b H(x))        b: the publisher's long-lived X25519 scalar of this relation
-
-H is the hash to the curve under a tag that names the relation (one publisher, one querier, their two data sets, one way to
-normalise), not the job.  F is the oblivious pseudorandom function 2HashDH of Jarecki, Kiayias and Krawczyk (2014), without the
-identifier in the outer hash.
+"""What the two sides of an alignment against a published filter keep from one job to the next, and how a version is named.
 
 A customer is found again by a tag, a keyed hash of its identifier under a key that never leaves its node, so that no identifier
 rests in the state.
@@ -13,17 +7,20 @@ rests in the state.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
 from audit.layout import KEPT_BYTES, POINT_BYTES
-from node.crypto.curve import SUITE, Blinder, encode_to_u
+from node.crypto.drbg import Drbg
 from node.crypto.elias_fano import VALUE, Filter
+from node.engine import Engine
 from node.errors import DataError
+from node.limits import Limits
+from node.protocols.channel import Progress, silent
 
 TAG_KEY_BYTES = 32
 DIGEST_BYTES = 32
@@ -44,6 +41,39 @@ class Terms:
     key_age: int = 0
     filter_days: int = 1
     filter_age: int = 0
+
+
+class Commit(Protocol):
+    """Puts a commitment into the log."""
+
+    def __call__(self, what: str, sha256: str, **sizes: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What both halves are given.
+
+    Attributes:
+        relation: SHA-256 that names publisher, querier, their data sets and the way to normalise, hex; the same at both.
+        identifiers: own ones, normalised and without duplicates.
+        minimum: fewest shared customers that this side accepts.
+        drbg: randomness of this attempt; opens ``psi.scalar``, ``psi.tags`` and, at the querier, ``psi.order``.
+        engine: where curve operations run.
+        limits: ``psi_elements``, ``psi_batch`` and ``message_bytes`` are used.
+        terms: what the policy says of this relation, and how old things are.
+        commit: told ``filter key`` and ``filter``, the latter with its elements as ``rows`` and its ``version``.
+        progress: told ``("align", elements done, elements to do)``.
+    """
+
+    relation: str
+    identifiers: Sequence[str] = field(repr=False)
+    minimum: int
+    drbg: Drbg = field(repr=False)
+    engine: Engine = field(repr=False)
+    limits: Limits
+    terms: Terms
+    commit: Commit
+    progress: Progress = silent
 
 
 @dataclass(frozen=True)
@@ -132,13 +162,6 @@ def _values(raw: NDArray) -> NDArray[np.void]:
 # ---- digests -------------------------------------------------------------------------------------------------------------------
 
 
-def key_commitment(scalar: bytes) -> bytes:
-    """SHA-256 of the key's public point: names a key, and binds its owner to it."""
-    return hashlib.sha256(
-        b"isthmus filter key v1" + X25519PrivateKey.from_private_bytes(scalar).public_key().public_bytes_raw()
-    ).digest()
-
-
 def whole_digest(relation: str, key: bytes, version: int, coded: Filter) -> bytes:
     """Digest of a version that was published as a whole."""
     parts = hashlib.sha256(coded.index.tobytes()).digest() + hashlib.sha256(coded.remainders.tobytes()).digest()
@@ -153,12 +176,7 @@ def changed_digest(before: bytes, version: int, elements: int, removed: NDArray[
     return hashlib.sha256(b"isthmus filter change v1" + before + sizes + parts).digest()
 
 
-# ---- tags and values -----------------------------------------------------------------------------------------------------------
-
-
-def domain_tag(relation: str) -> bytes:
-    """What separates the hash to the curve of one relation from all others."""
-    return b"isthmus-v1-" + relation.encode() + b"-filter-with-" + SUITE
+# ---- tags --------------------------------------------------------------------------------------------------------------------
 
 
 def tags_of(identifiers: Sequence[str], tag_key: bytes) -> NDArray[np.void]:
@@ -194,41 +212,6 @@ def encoded(identifier: str) -> bytes:
             "An identifier holds half of a surrogate pair and is no Unicode text.",
             remedy="Read the data with its right character encoding.",
         ) from None
-
-
-def points_of(identifiers: Sequence[str], chosen: NDArray[np.int64], relation: str, batch: int) -> Iterator[bytes]:
-    """The hashes of the chosen identifiers on the curve, u-coordinates, a batch at a time."""
-    tag = domain_tag(relation)
-    for first in range(0, len(chosen), batch):
-        yield encode_to_u([encoded(identifiers[index]) for index in chosen[first : first + batch].tolist()], tag)
-
-
-def hashed(points: bytes, relation: str) -> bytes:
-    """16 bytes of SHA-256 for each point under the key."""
-    start = hashlib.sha256(b"isthmus filter value v1" + bytes.fromhex(relation))
-    out = bytearray()
-    for first in range(0, len(points), POINT_BYTES):
-        one = start.copy()
-        one.update(points[first : first + POINT_BYTES])
-        out += one.digest()[:KEPT_BYTES]
-    return bytes(out)
-
-
-def masked(
-    identifiers: Sequence[str],
-    chosen: NDArray[np.int64],
-    relation: str,
-    blinder: Blinder,
-    *,
-    batch: int,
-    done: Callable[[int], None],
-) -> NDArray[np.void]:
-    """F of the chosen identifiers, by the owner of the key."""
-    out = bytearray()
-    for points in points_of(identifiers, chosen, relation, batch):
-        out += hashed(blinder.blind(points), relation)
-        done(len(out) // KEPT_BYTES)
-    return np.frombuffer(bytes(out), dtype=VALUE)
 
 
 def places(ordered: NDArray[np.void], sought: NDArray[np.void]) -> NDArray[np.int64]:

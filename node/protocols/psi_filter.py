@@ -1,6 +1,6 @@
 """Private set intersection of a small set with a large one that was masked once: a published filter.
 
-H, F and the relation are those of :mod:`node.protocols.filter_state`; b is the publisher's scalar of the relation, a the querier's
+H, F and the relation are those of :mod:`node.crypto.oprf`; b is the publisher's scalar of the relation, a the querier's
 of this attempt::
 
     publisher, set Y, scalar b                                   querier, set X, fresh scalar a
@@ -32,79 +32,26 @@ next.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from audit.layout import (
-    FILTER_CHANGE_BYTES,
-    FILTER_PREFIX_MAX,
-    FILTER_PREFIX_MIN,
-    FILTER_REMAINDER_BITS,
     KEPT_BYTES,
     POINT_BYTES,
-    filter_prefix_bits,
 )
-from node.crypto.curve import SCALAR_BYTES, Blinder, check_canonical, inverse_scalar
-from node.crypto.drbg import Drbg
-from node.crypto.elias_fano import CHANGE, VALUE, Filter, changed, check_code, contains, encode, index_bits, shortened
+from node.crypto.curve import SCALAR_BYTES, check_canonical, inverse_scalar
+from node.crypto.elias_fano import VALUE, Filter, contains
+from node.engine.filters import blind_all, multiply_all, unblind_all
 from node.errors import DataError, PeerError, PolicyError
-from node.limits import Limits
-from node.protocols.channel import Channel, Progress, silent
-from node.protocols.filter_state import (
-    DIGEST_BYTES,
-    TAG_KEY_BYTES,
-    Held,
-    Published,
-    Terms,
-    changed_digest,
-    hashed,
-    key_commitment,
-    masked,
-    places,
-    points_of,
-    tags_of,
-    whole_digest,
-)
+from node.protocols.channel import Channel
+from node.protocols.filter_state import DIGEST_BYTES, TAG_KEY_BYTES, Held, Published, Setting, encoded, places, tags_of
 from node.protocols.filter_transfer import deviates, receive_items, send_items, take_items
+from node.protocols.filter_versions import VERSION_MAX, Edition, check_told, make_edition, receive_edition, send_edition
 from node.protocols.psi import Alignment
 from protos import peer_pb2 as pb
-
-VERSION_MAX = 2**31
-
-
-class Commit(Protocol):
-    """Puts a commitment into the log."""
-
-    def __call__(self, what: str, sha256: str, **sizes: int) -> None: ...
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What both halves are given.
-
-    Attributes:
-        relation: SHA-256 that names publisher, querier, their data sets and the way to normalise, hex; the same at both.
-        identifiers: own ones, normalised and without duplicates.
-        minimum: fewest shared customers that this side accepts.
-        drbg: randomness of this attempt; opens ``psi.scalar``, ``psi.tags`` and, at the querier, ``psi.order``.
-        limits: ``psi_elements``, ``psi_batch`` and ``message_bytes`` are used.
-        terms: what the policy says of this relation, and how old things are.
-        commit: told ``filter key`` and ``filter``, the latter with its elements as ``rows`` and its ``version``.
-        progress: told ``("align", elements done, elements to do)``.
-    """
-
-    relation: str
-    identifiers: Sequence[str] = field(repr=False)
-    minimum: int
-    drbg: Drbg = field(repr=False)
-    limits: Limits
-    terms: Terms
-    commit: Commit
-    progress: Progress = silent
 
 
 @dataclass(frozen=True)
@@ -120,12 +67,21 @@ class Outcome:
 # ---- the publisher -------------------------------------------------------------------------------------------------------------
 
 
-def publish(ch: Channel, s: Setting, *, state: Published | None, reserve: Callable[[int], None]) -> Outcome:
+def publish(
+    ch: Channel,
+    s: Setting,
+    *,
+    state: Published | None,
+    reserve: Callable[[int], None],
+    save: Callable[[Published], None] = lambda state: None,
+) -> Outcome:
     """Find the shared customers as the side whose set was, or now is, published.
 
     Args:
         ch: link to the peer, which runs :func:`query`.
         state: what was kept of this relation.
+        save: keeps the whole set under a new key as soon as it is masked, so that an attempt that fails later has not masked it in
+            vain; not called where the key serves one job.
         reserve: counts the queries that are to be answered, before any is; raises where the policy allows no more.
 
     Raises:
@@ -142,8 +98,10 @@ def publish(ch: Channel, s: Setting, *, state: Published | None, reserve: Callab
     days = min(s.terms.reuse_days, ask.reuse_days)
     if ask.renew or s.terms.key_age >= days:
         state = None
-    edition = _edition(s, state, ask)
+    edition = make_edition(s, state, ask)
     now = edition.state
+    if state is None and days > 0:
+        save(now)
     s.commit("filter key", edition.key.hex())
     s.commit("filter", now.digest.hex(), rows=len(now.tags), version=now.version)
     ch.send(
@@ -155,93 +113,31 @@ def publish(ch: Channel, s: Setting, *, state: Published | None, reserve: Callab
             base=edition.base,
             removed=len(edition.removed),
             added=len(edition.added),
+            reusable=days > 0,
         )
     )
     queries = ch.recv(pb.FilterQueries).elements
     if queries > peer_size:
         raise deviates("psi.more_than_declared", f"The querier has {peer_size} elements and wants to ask about {queries}")
     reserve(queries)
-    _send_edition(ch, s.limits, edition)
-    _answer(ch, s, Blinder(now.scalar), queries)
+    send_edition(ch, s.limits, edition)
+    _answer(ch, s, now.scalar, queries)
     rows = _confirm(ch, s, edition, peer_size)
     alignment = Alignment(rows=rows, own_size=len(s.identifiers), peer_size=peer_size)
     return Outcome(alignment, now if days > 0 else None, new_key=state is None, whole=edition.whole is not None)
 
 
-@dataclass(frozen=True)
-class _Edition:
-    """The version that a job uses, what the querier needs to come by it, and the row of each of its customers, by tag."""
-
-    key: bytes
-    state: Published
-    rows: NDArray[np.int64] = field(repr=False)
-    base: int
-    whole: Filter | None = field(repr=False)
-    removed: NDArray[np.void] = field(repr=False)
-    added: NDArray[np.void] = field(repr=False)
-
-
-def _edition(s: Setting, before: Published | None, ask: pb.FilterAsk) -> _Edition:
-    """Mask who is new, forget who left, and decide between the whole filter and its changes."""
-    if before is None:
-        scalar, tag_key = s.drbg.stream("psi.scalar").bytes(SCALAR_BYTES), s.drbg.stream("psi.tags").bytes(TAG_KEY_BYTES)
-        before = Published(scalar, tag_key, 0, b"", 0, _nothing(VALUE), _nothing(VALUE))
-    key = key_commitment(before.scalar)
-    tags = tags_of(s.identifiers, before.tag_key)
-    rows = np.argsort(tags).astype(np.int64, copy=False)
-    tags = tags[rows]
-    known = places(before.tags, tags)
-    new = np.flatnonzero(known < 0)
-    fresh = masked(
-        s.identifiers,
-        rows[new],
-        s.relation,
-        Blinder(before.scalar),
-        batch=s.limits.psi_batch,
-        done=lambda count: s.progress("align", count, len(new)),
-    )
-    values = np.zeros(len(tags), dtype=VALUE)
-    values[known >= 0], values[new] = before.values[known[known >= 0]], fresh
-    left = np.delete(before.values, known[known >= 0])
-    holds = (ask.key, ask.version, ask.digest) == (key, before.version, before.digest)
-    fits = 1 << (before.prefix_bits - 2) < len(tags) <= 1 << before.prefix_bits if before.prefix_bits >= 2 else False
-    changes = len(left) + len(new)
-    if holds and fits and s.terms.filter_age < s.terms.filter_days and 2 * changes <= len(tags):
-        removed, added = (np.sort(shortened(part, before.prefix_bits)) for part in (left, fresh))
-        version, digest = before.version, before.digest
-        if changes:
-            version += 1
-            digest = changed_digest(digest, version, len(tags), removed, added)
-        now = Published(before.scalar, before.tag_key, version, digest, before.prefix_bits, tags, values)
-        return _Edition(key, now, rows, before.version, None, removed, added)
-    # A number that the querier has seen under this key never names another set.
-    version = max(before.version, ask.version if ask.key == key else 0) + 1
-    whole = encode(np.sort(values), filter_prefix_bits(len(tags)))
-    digest = whole_digest(s.relation, key, version, whole)
-    now = Published(before.scalar, before.tag_key, version, digest, whole.prefix_bits, tags, values)
-    return _Edition(key, now, rows, 0, whole, _nothing(CHANGE), _nothing(CHANGE))
-
-
-def _send_edition(ch: Channel, limits: Limits, edition: _Edition) -> None:
-    if edition.whole is not None:
-        whole = edition.whole
-        send_items(ch, pb.FilterIndex, whole.index, index_bits(whole.elements, whole.prefix_bits), 1, limits)
-        send_items(ch, pb.FilterRemainders, whole.remainders, whole.elements, FILTER_REMAINDER_BITS, limits)
-    for kind, part in ((pb.FilterRemoved, edition.removed), (pb.FilterAdded, edition.added)):
-        send_items(ch, kind, part.view(np.uint8), len(part), 8 * FILTER_CHANGE_BYTES, limits)
-
-
-def _answer(ch: Channel, s: Setting, blinder: Blinder, queries: int) -> None:
+def _answer(ch: Channel, s: Setting, scalar: bytes, queries: int) -> None:
     done = 0
     while done < queries:
         points, count = take_items(ch, pb.BlindedPoints, done, queries, 8 * POINT_BYTES, s.limits)
         check_canonical(points)
-        ch.send(pb.EvaluatedPoints(first=done, count=count, values=blinder.blind(points)))
+        ch.send(pb.EvaluatedPoints(first=done, count=count, values=multiply_all(s.engine, points, scalar)))
         done += count
         s.progress("align", done, queries)
 
 
-def _confirm(ch: Channel, s: Setting, edition: _Edition, peer_size: int) -> NDArray[np.int64]:
+def _confirm(ch: Channel, s: Setting, edition: Edition, peer_size: int) -> NDArray[np.int64]:
     """Rows of the values that the querier found, by ascending value; those that are none of the own ones are left out."""
     claimed = ch.recv(pb.SharedCount).elements
     if claimed > min(peer_size, len(s.identifiers)):
@@ -283,14 +179,14 @@ def query(ch: Channel, s: Setting, *, state: Held | None) -> Outcome:
         ask.key, ask.version, ask.digest = usable.key, usable.version, usable.digest
     ch.send(ask)
     told = ch.recv(pb.FilterState)
-    _check_told(told, peer_size, usable, state)
+    check_told(told, peer_size, usable, state)
     held = usable if usable is not None and usable.key == told.key else None
     tag_key = held.tag_key if held else s.drbg.stream("psi.tags").bytes(TAG_KEY_BYTES)
     tags = tags_of(s.identifiers, tag_key)
     known = places(held.tags, tags) if held else np.full(len(tags), -1, dtype=np.int64)
     new = np.flatnonzero(known < 0)
     ch.send(pb.FilterQueries(elements=len(new)))
-    coded = _receive_edition(ch, s, told, held, peer_size)
+    coded = receive_edition(ch, s, told, held, peer_size)
     s.commit("filter key", told.key.hex())
     s.commit("filter", told.digest.hex(), rows=coded.elements, version=told.version)
     values = np.zeros(len(tags), dtype=VALUE)
@@ -301,85 +197,19 @@ def query(ch: Channel, s: Setting, *, state: Held | None) -> Outcome:
     order = np.argsort(tags)
     kept = Held(told.key, tag_key, told.version, told.digest, coded, tags[order], values[order])
     alignment = Alignment(rows=rows, own_size=len(tags), peer_size=peer_size)
-    return Outcome(alignment, kept if s.terms.reuse_days > 0 else None, new_key=held is None, whole=told.base == 0)
-
-
-def _check_told(told: pb.FilterState, peer_size: int, usable: Held | None, state: Held | None) -> None:
-    """The publisher's version is one that can be and follows from the one held; its key is not one that is done with here."""
-    whole = told.base == 0
-    same = usable is not None and usable.key == told.key
-    if state is not None and usable is None and state.key == told.key:
-        raise deviates("psi.filter_key_age", "The publisher uses a key again that has served its days by the policy of this node")
-    lawful = (
-        len(told.key) == len(told.digest) == DIGEST_BYTES
-        and 0 < told.version < VERSION_MAX
-        and FILTER_PREFIX_MIN <= told.prefix_bits <= FILTER_PREFIX_MAX
-        and peer_size <= 1 << told.prefix_bits
-        and told.added <= peer_size
-    )
-    if lawful and whole:
-        lawful = not (told.removed or told.added) and told.prefix_bits == filter_prefix_bits(peer_size)
-        lawful = lawful and (not same or usable is None or told.version > usable.version)
-    elif lawful:
-        changes = told.removed + told.added
-        lawful = (
-            usable is not None
-            and same
-            and (told.base, told.prefix_bits) == (usable.version, usable.filter.prefix_bits)
-            and told.version == usable.version + (changes > 0)
-            and told.removed <= usable.filter.elements
-            and usable.filter.elements - told.removed + told.added == peer_size
-            and (changes > 0 or told.digest == usable.digest)
-        )
-    if not lawful:
-        raise deviates(
-            "psi.filter_state", "The publisher told of a filter that there cannot be, or that does not follow from the last"
-        )
-
-
-def _receive_edition(ch: Channel, s: Setting, told: pb.FilterState, held: Held | None, elements: int) -> Filter:
-    """The filter of the version told, whole or brought forward, held against its digest."""
-    limits, bits = s.limits, told.prefix_bits
-    try:
-        if told.base == 0 or held is None:
-            index = receive_items(ch, pb.FilterIndex, index_bits(elements, bits), 1, limits)
-            remainders = receive_items(ch, pb.FilterRemainders, elements, FILTER_REMAINDER_BITS, limits)
-            coded = Filter(elements, bits, np.frombuffer(index, dtype=np.uint8), np.frombuffer(remainders, dtype=np.uint8))
-            check_code(coded)
-            digest = whole_digest(s.relation, told.key, told.version, coded)
-        else:
-            removed, added = (
-                np.frombuffer(receive_items(ch, kind, count, 8 * FILTER_CHANGE_BYTES, limits), dtype=CHANGE)
-                for kind, count in ((pb.FilterRemoved, told.removed), (pb.FilterAdded, told.added))
-            )
-            coded, digest = held.filter, held.digest
-            if len(removed) or len(added):
-                for part in (removed, added):
-                    _check_changes(part, bits)
-                coded = changed(coded, removed=removed, added=added)
-                digest = changed_digest(digest, told.version, elements, removed, added)
-    except ValueError as error:
-        raise deviates("psi.filter_malformed", f"The publisher's filter is malformed: {error}") from None
-    if digest != told.digest:
-        raise deviates("psi.filter_digest", "The publisher's filter is not the one whose digest it told")
-    return coded
-
-
-def _check_changes(part: NDArray[np.void], prefix_bits: int) -> None:
-    if (np.sort(part) != part).any():
-        raise ValueError("its changes are out of order")
-    padded = np.zeros((len(part), KEPT_BYTES), dtype=np.uint8)
-    padded[:, :FILTER_CHANGE_BYTES] = part.view(np.uint8).reshape(-1, FILTER_CHANGE_BYTES)
-    if (shortened(padded.view(VALUE).reshape(-1), prefix_bits) != part).any():
-        raise ValueError("a change has more bits than an element")
+    keeps = told.reusable and s.terms.reuse_days > 0
+    return Outcome(alignment, kept if keeps else None, new_key=held is None, whole=told.base == 0)
 
 
 def _ask(ch: Channel, s: Setting, new: NDArray[np.int64], values: NDArray[np.void]) -> None:
     """F of the identifiers that have none yet, into ``values``; asked in a secret order."""
     order = new[s.drbg.stream("psi.order").permutation(len(new))]
-    scalar = s.drbg.stream("psi.scalar").bytes(SCALAR_BYTES)
-    blinder, undo = Blinder(scalar), Blinder(inverse_scalar(scalar))
-    batches = (blinder.blind(points) for points in points_of(s.identifiers, order, s.relation, s.limits.psi_batch))
+    scalar, size = s.drbg.stream("psi.scalar").bytes(SCALAR_BYTES), s.limits.psi_batch
+    inverse = inverse_scalar(scalar)
+    batches = (
+        blind_all(s.engine, [encoded(s.identifiers[index]) for index in order[first : first + size].tolist()], s.relation, scalar)
+        for first in range(0, len(order), size)
+    )
     done, batch = 0, next(batches, None)
     while batch is not None:
         count = len(batch) // POINT_BYTES
@@ -389,7 +219,7 @@ def _ask(ch: Channel, s: Setting, new: NDArray[np.int64], values: NDArray[np.voi
         if answered < count:
             raise deviates("psi.less_than_declared", "The publisher answered fewer points than it was asked about")
         check_canonical(points)
-        values[order[done : done + count]] = np.frombuffer(hashed(undo.blind(points), s.relation), dtype=VALUE)
+        values[order[done : done + count]] = np.frombuffer(unblind_all(s.engine, points, s.relation, inverse), dtype=VALUE)
         done, batch = done + count, following
         s.progress("align", done, len(order))
 
@@ -435,7 +265,3 @@ def _check_minimum(size: int, minimum: int, what: str) -> None:
             f"{what} {size} customers; at least {minimum} shared ones are required.",
             remedy="Check that both sides normalise the same identifier the same way; job and policy set the minimum.",
         )
-
-
-def _nothing(dtype: np.dtype) -> NDArray[np.void]:
-    return np.zeros(0, dtype=dtype)

@@ -48,6 +48,7 @@ class Relation:
         identity: SHA-256 of what the key may serve for (:meth:`audit.spec.JobSpec.relation`), hex.
         published, held: what is kept, by role; None where nothing is.
         reserve: counts queries before they are answered (publisher).
+        save: keeps what was masked under a new key, before the attempt is through (publisher).
         keep: puts an attempt's outcome in the place of what is kept.
         source: the file that the state is in.
     """
@@ -58,6 +59,7 @@ class Relation:
     published: Published | None = field(repr=False, default=None)
     held: Held | None = field(repr=False, default=None)
     reserve: Callable[[int], None] = field(repr=False, default=lambda count: None)
+    save: Callable[[Published], None] = field(repr=False, default=lambda state: None)
     keep: Callable[[Outcome], None] = field(repr=False, default=lambda outcome: None)
     source: Path | None = None
 
@@ -84,8 +86,7 @@ def open_relation(store: Store, policy: Policy, spec: JobSpec, *, me: str, job: 
     def reserve(count: int) -> None:
         _reserve(store, clause, job=job, attempt=attempt, count=count, now=now)
 
-    def keep(outcome: Outcome) -> None:
-        _write(files, outcome, name, since, now)
+    kept = _Kept(files, name, since, now)
 
     return Relation(
         identity=identity,
@@ -94,7 +95,8 @@ def open_relation(store: Store, policy: Policy, spec: JobSpec, *, me: str, job: 
         published=found if isinstance(found, Published) else None,
         held=found if isinstance(found, Held) else None,
         reserve=reserve,
-        keep=keep,
+        save=kept.save,
+        keep=kept.keep,
         source=files.folder / name if found is not None else None,
     )
 
@@ -133,21 +135,33 @@ def _read(files: JobFiles, *, publishes: bool) -> tuple[Published | Held | None,
         return None, "", {}
 
 
-def _write(files: JobFiles, outcome: Outcome, before: str, since: dict[str, str], now: datetime) -> None:
-    """Put the outcome in the place of what was kept; where a policy allows no reuse, nothing stays."""
-    if outcome.state is None:
-        forget(files.folder)
-        return
-    name = f"state-{os.urandom(8).hex()}.npz"
-    files.write_arrays(name, outcome.state.to_arrays())
-    description = {
-        "state": name,
-        "key": _text(now) if outcome.new_key else since.get("key", _text(now)),
-        "whole": _text(now) if outcome.whole else since.get("whole", _text(now)),
-    }
-    files.write(DESCRIPTION, json.dumps(description).encode())
-    if before:
-        (files.folder / before).unlink(missing_ok=True)
+class _Kept:
+    """The state of one relation, as one attempt replaces it."""
+
+    def __init__(self, files: JobFiles, name: str, since: dict[str, str], now: datetime) -> None:
+        self._files, self._name, self._since, self._now = files, name, since, _text(now)
+        self._saved: Published | None = None
+
+    def save(self, state: Published) -> None:
+        """Keep a whole set that was masked under a new key."""
+        self._saved = state
+        self._write(state, new_key=True, whole=True)
+
+    def keep(self, outcome: Outcome) -> None:
+        """Put the outcome in the place of what was kept; where a policy allows no reuse, nothing stays."""
+        if outcome.state is None:
+            forget(self._files.folder)
+        elif outcome.state is not self._saved:
+            self._write(outcome.state, new_key=outcome.new_key, whole=outcome.whole)
+
+    def _write(self, state: Published | Held, *, new_key: bool, whole: bool) -> None:
+        before, self._name = self._name, f"state-{os.urandom(8).hex()}.npz"
+        self._files.write_arrays(self._name, state.to_arrays())
+        for part, renewed in (("key", new_key), ("whole", whole)):
+            self._since[part] = self._now if renewed else self._since.get(part, self._now)
+        self._files.write(DESCRIPTION, json.dumps({"state": self._name, **self._since}).encode())
+        if before:
+            (self._files.folder / before).unlink(missing_ok=True)
 
 
 def forget(folder: Path) -> None:

@@ -35,8 +35,9 @@ from node.errors import DataError, UsageError
 from node.limits import Limits
 from node.protocols import logistic, preparation, psi, psi_filter, scoring
 from node.protocols.channel import Channel, Progress
+from node.protocols.filter_state import Setting
 from node.protocols.metrics import Metrics, check_two_classes
-from node.protocols.psi_filter import Outcome, Setting
+from node.protocols.psi_filter import Outcome
 from node.protocols.training import Prepared, RoundShares, TrainingPlan
 from node.runtime.disclosures import Facts
 from node.runtime.files import JobFiles, texts_to_arrays
@@ -158,13 +159,16 @@ def _aligned(ctx: StepContext, ch: Channel, identifiers: Sequence[str]) -> tuple
         identifiers=identifiers,
         minimum=ctx.minimum_shared,
         drbg=ctx.drbg,
+        engine=ctx.engine,
         limits=ctx.limits,
         terms=ctx.relation.terms,
         commit=ctx.commit,
         progress=ctx.progress,
     )
     if ctx.relation.publishes:
-        outcome = psi_filter.publish(ch, setting, state=ctx.relation.published, reserve=ctx.relation.reserve)
+        outcome = psi_filter.publish(
+            ch, setting, state=ctx.relation.published, reserve=ctx.relation.reserve, save=ctx.relation.save
+        )
     else:
         outcome = psi_filter.query(ch, setting, state=ctx.relation.held)
     return outcome.alignment, outcome

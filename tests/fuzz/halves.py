@@ -16,10 +16,11 @@ from google.protobuf.message import Message
 
 from node.crypto.drbg import Drbg
 from node.crypto.paillier import generate_key
+from node.engine import InlineEngine
 from node.errors import TransportError
 from node.limits import LIMITS
 from node.protocols import logistic, psi, psi_filter, scoring
-from node.protocols.filter_state import Terms
+from node.protocols.filter_state import Setting, Terms
 from node.protocols.lookup import IndexHolder, TableHolder, fetch_entries, serve_tables
 from node.protocols.training import Prepared
 from node.transport.channel import parse
@@ -97,11 +98,12 @@ _LATER = {"label_holder": [f"c{i}" for i in range(1, 7)], "feature_holder": [f"c
 
 
 def _by_filter(role: str, ch: Any, names: dict[str, list[str]], state: Any, job: str) -> psi_filter.Outcome:
-    setting = psi_filter.Setting(
+    setting = Setting(
         relation="ab" * 32,
         identifiers=names[role],
         minimum=1,
         drbg=Drbg(role.encode().ljust(32, b"."), job=job, step="align"),
+        engine=InlineEngine(),
         limits=replace(SMALL, psi_batch=4, psi_elements=1000),
         terms=Terms(reuse_days=9, filter_days=9),
         commit=lambda what, sha256, **sizes: None,

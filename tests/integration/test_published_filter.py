@@ -114,7 +114,7 @@ def test_queries_are_counted_over_jobs_and_attempts_and_bounded_by_the_policy(tm
         assert not list((platform.store.folder / "relations").glob("*"))
 
 
-def test_a_failed_attempt_leaves_the_state_and_keeps_its_queries_counted(tmp_path: Path) -> None:
+def test_a_failed_attempt_keeps_what_it_masked_and_its_queries_counted(tmp_path: Path) -> None:
     world = world_of(tmp_path)
     with world.nodes():
         platform = world.running["platform"]
@@ -122,7 +122,10 @@ def test_a_failed_attempt_leaves_the_state_and_keeps_its_queries_counted(tmp_pat
         reports = world.step(job=job, step="align", attempt=0)
         assert {report.code for report in reports} == {"psi.too_few_shared"}
         assert platform.store.queries("bank/shop", since="2000") == 80
-        assert not list((platform.store.folder / "relations").glob("*"))
+        assert not list((world.running["bank"].store.folder / "relations").glob("*"))
+        world.step(job=job, step="align", attempt=1)
+        keys = {entry["sha256"] for entry in committed(platform, job, "filter key")}
+        assert (len(keys), [entry["version"] for entry in committed(platform, job, "filter")]) == (1, [1, 2])
         said = {entry["what"] for one in world.both for entry in one.entries("disclosure")}
         assert said == {"set_size", "filter_version", "shared_customers_at_most"}
         world.end(job, "failed")

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from audit.layout import filter_prefix_bits
 from node.crypto.curve import Blinder, encode_to_u, inverse_scalar
 from node.crypto.drbg import Drbg
+from node.crypto.oprf import domain_tag, hashed, key_commitment
+from node.engine import InlineEngine
 from node.errors import DataError, IsthmusError, PeerError, PolicyError
 from node.limits import LIMITS, Limits
-from node.protocols.filter_state import Held, Published, Terms, domain_tag, hashed, key_commitment
-from node.protocols.psi_filter import Outcome, Setting, publish, query
+from node.protocols.filter_state import Held, Published, Setting, Terms
+from node.protocols.psi_filter import Outcome, publish, query
 from protos import peer_pb2 as pb
 from tests.pair import Outcome as Pair
 from tests.pair import run_pair
@@ -37,6 +39,7 @@ class Side:
     state: Any = field(default=None)
     committed: list[tuple[str, str, dict[str, int]]] = field(default_factory=list)
     reserved: list[int] = field(default_factory=list)
+    saved: list[Published] = field(default_factory=list)
 
     def setting(self, identifiers: Sequence[str], job: int, limits: Limits, minimum: int) -> Setting:
         self.committed.clear()
@@ -45,6 +48,7 @@ class Side:
             identifiers=identifiers,
             minimum=minimum,
             drbg=Drbg(bytes([self.seed]) * 32, job=f"{job:064x}", step="align"),
+            engine=InlineEngine(),
             limits=limits,
             terms=self.terms,
             commit=lambda what, sha256, **sizes: self.committed.append((what, sha256, sizes)),
@@ -65,7 +69,13 @@ class Parties:
             side.setting(names, self.jobs, limits, minimum) for side, names in ((self.publisher, large), (self.querier, small))
         )
         pair = run_pair(
-            lambda ch: publish(ch, left, state=self.publisher.state, reserve=self.publisher.reserved.append),
+            lambda ch: publish(
+                ch,
+                left,
+                state=self.publisher.state,
+                reserve=self.publisher.reserved.append,
+                save=self.publisher.saved.append,
+            ),
             lambda ch: query(ch, right, state=self.querier.state),
             timeout=20,
             **tamper,
@@ -172,7 +182,7 @@ def test_where_one_policy_allows_no_reuse_each_job_starts_afresh(terms: tuple[Te
         pair = parties.shared(names(0, 9), names(5, 12))
         keys.add(pb.FilterState.FromString(pair.left_sent[1][1]).key)
         assert items(pair.right_sent, "BlindedPoints") == 7
-        assert parties.publisher.state is None
+        assert parties.publisher.state is parties.querier.state is None
     assert len(keys) == 2
 
 
@@ -238,6 +248,17 @@ def test_too_few_shared_customers_end_the_job_before_the_querier_names_any() -> 
     pair = Parties().run(names(0, 9), names(7, 12), minimum=3)
     assert isinstance(pair.right_error, PolicyError)
     assert "SharedCount" not in [kind for kind, _ in pair.right_sent]
+
+
+def test_what_was_masked_once_is_not_lost_with_the_attempt() -> None:
+    parties = Parties()
+    assert isinstance(parties.run(names(0, 40), names(30, 45), minimum=11).right_error, PolicyError)
+    assert parties.publisher.state is None
+    (parties.publisher.state,) = parties.publisher.saved
+    pair = parties.shared(names(0, 41), names(30, 45))
+    told = pb.FilterState.FromString(pair.left_sent[1][1])
+    assert (told.version, told.base, told.key) == (2, 0, key_commitment(parties.publisher.state.scalar))
+    assert len(parties.publisher.saved) == 1
 
 
 def test_own_identifiers_must_be_distinct_texts() -> None:

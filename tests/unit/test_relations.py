@@ -183,10 +183,18 @@ def test_the_log_tells_the_clauses_and_the_auditor_reads_them(tmp_path: Path) ->
 
 
 def test_the_auditor_writes_a_filter_state_as_protobuf_does() -> None:
-    for numbers in ((1, 3, 0, 0, 0), (300, 28, 299, 1, 70_000)):
-        version, prefix_bits, base, removed, added = numbers
+    for numbers in ((1, 3, 0, 0, 0, False), (300, 28, 299, 1, 70_000, True)):
+        version, prefix_bits, base, removed, added, reusable = numbers
         message = peer_pb2.FilterState(
-            key=b"k" * 32, version=version, digest=b"d" * 32, prefix_bits=prefix_bits, base=base, removed=removed, added=added
+            key=b"k" * 32,
+            version=version,
+            digest=b"d" * 32,
+            prefix_bits=prefix_bits,
+            base=base,
+            removed=removed,
+            added=added,
+            reusable=reusable,
         )
-        told = filter_state(b"k" * 32, version, b"d" * 32, prefix_bits=prefix_bits, base=base, removed=removed, added=added)
+        sizes = {"prefix_bits": prefix_bits, "base": base, "removed": removed, "added": added, "reusable": reusable}
+        told = filter_state(b"k" * 32, version, b"d" * 32, **sizes)
         assert told == message.SerializeToString(deterministic=True)
