@@ -95,6 +95,7 @@ _QUERIES = sa.Table(  # answered, or to be answered, of a published filter
     sa.Column("time", sa.String(40), nullable=False),
 )
 
+DATABASE = "state.db"
 SERVE_LOCK = "serve.lock"
 """Held by the one process that serves a state folder."""
 
@@ -181,7 +182,7 @@ class Store:
         try:
             for name in ("jobs", "relations"):
                 (folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
-            path = folder / "state.db"
+            path = folder / DATABASE
             path.touch(mode=0o600)
         except OSError as error:
             raise UsageError(

@@ -18,6 +18,7 @@ from audit.spec import Align, JobSpec, parse_spec
 from node.commands.wording import describe_spec, will_disclose
 from node.config import load_config
 from node.crypto.elias_fano import VALUE
+from node.doctor_filters import filters
 from node.policy import Policy
 from node.protocols.filter_state import Published
 from node.protocols.psi import Alignment
@@ -153,6 +154,26 @@ def test_a_person_is_told_before_approving() -> None:
 
 
 # ---- the policy ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_doctor_tells_what_is_used_up_and_kept(tmp_path: Path) -> None:
+    tmp_path.joinpath("platform").mkdir()
+    config = write_node(tmp_path / "platform", "platform", "")
+    assert list(filters(config, NOW)) == []
+    clause = "".join(f"{name} = {json.dumps(value)}\n" for name, value in CLAUSE.items())
+    asks = '[[filter]]\npartner = "bank"\ndataset = "shop"\nrole = "querier"\n'
+    config.policy_path.write_text(config.policy_path.read_text() + f"[[filter]]\n{clause}{asks}")
+    fresh = [(check.state, check.detail) for check in filters(config, NOW)]
+    assert [state for state, _ in fresh] == ["ok", "ok"]
+    assert "0 of 100 queries" in fresh[0][1]
+    assert "each job starts afresh" in fresh[1][1]
+    relation = opened(Store(config.state_folder, KEY))
+    relation.reserve(90)
+    relation.keep(outcome())
+    kept, used, _ = filters(config, NOW)
+    assert (kept.state, kept.detail.split(" kept")[0]) == ("ok", "1")
+    assert (used.state, used.code) == ("warn", "policy.filter_queries")
+    assert next(check.state for check in list(filters(config, NOW + timedelta(days=8)))[1:]) == "ok"
 
 
 @pytest.mark.parametrize(
