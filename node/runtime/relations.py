@@ -1,6 +1,7 @@
 """What a node keeps of a published filter from one job to the next, under which terms, and how many queries it answered.
 
-    relations/<relation>/relation.json       which file is the state, since when its key serves, since when its filter as a whole
+    relations/<relation>/relation.json       which file is the state, by which clause of the policy, since when its key serves, and
+                                             since when its filter as a whole
     relations/<relation>/state-<random>.npz  the publisher's key and masked customers, or the querier's filter and own masked ones
     state.db, filter_queries                 queries by partner and data set, counted before they are answered
 
@@ -86,7 +87,7 @@ def open_relation(store: Store, policy: Policy, spec: JobSpec, *, me: str, job: 
     def reserve(count: int) -> None:
         _reserve(store, clause, job=job, attempt=attempt, count=count, now=now)
 
-    kept = _Kept(files, name, since, now)
+    kept = _Kept(files, clause, since, now)
 
     return Relation(
         identity=identity,
@@ -104,6 +105,11 @@ def open_relation(store: Store, policy: Policy, spec: JobSpec, *, me: str, job: 
 def asker_of(clause: FilterClause) -> str:
     """Under what name queries are counted: the partner, whatever it calls its own data set, and the set asked about."""
     return f"{clause.partner}/{clause.dataset}"
+
+
+def clause_key(clause: FilterClause) -> list[str]:
+    """What names a clause: only one stands for it in a policy."""
+    return [clause.partner, clause.dataset, clause.role]
 
 
 def _reserve(store: Store, clause: FilterClause, *, job: str, attempt: int, count: int, now: datetime) -> None:
@@ -138,8 +144,8 @@ def _read(files: JobFiles, *, publishes: bool) -> tuple[Published | Held | None,
 class _Kept:
     """The state of one relation, as one attempt replaces it."""
 
-    def __init__(self, files: JobFiles, name: str, since: dict[str, str], now: datetime) -> None:
-        self._files, self._name, self._since, self._now = files, name, since, _text(now)
+    def __init__(self, files: JobFiles, clause: FilterClause, since: dict[str, str], now: datetime) -> None:
+        self._files, self._clause, self._since, self._now = files, clause_key(clause), since, _text(now)
         self._saved: Published | None = None
 
     def save(self, state: Published) -> None:
@@ -155,13 +161,14 @@ class _Kept:
             self._write(outcome.state, new_key=outcome.new_key, whole=outcome.whole)
 
     def _write(self, state: Published | Held, *, new_key: bool, whole: bool) -> None:
-        before, self._name = self._name, f"state-{os.urandom(8).hex()}.npz"
-        self._files.write_arrays(self._name, state.to_arrays())
+        name = f"state-{os.urandom(8).hex()}.npz"
+        self._files.write_arrays(name, state.to_arrays())
         for part, renewed in (("key", new_key), ("whole", whole)):
             self._since[part] = self._now if renewed else self._since.get(part, self._now)
-        self._files.write(DESCRIPTION, json.dumps({"state": self._name, **self._since}).encode())
-        if before:
-            (self._files.folder / before).unlink(missing_ok=True)
+        self._files.write(DESCRIPTION, json.dumps({"state": name, "clause": self._clause, **self._since}).encode())
+        for other in self._files.folder.glob("state-*"):
+            if other.name != name:
+                other.unlink(missing_ok=True)
 
 
 def forget(folder: Path) -> None:
@@ -172,13 +179,14 @@ def forget(folder: Path) -> None:
 
 def sweep(state_folder: Path, policy: Policy, now: datetime) -> int:
     """Remove what no clause of the policy lets serve any longer; returns of how many relations."""
-    longest = max((clause.reuse_days for clause in policy.filter), default=0)
+    days = {tuple(clause_key(clause)): clause.reuse_days for clause in policy.filter}
     removed = 0
     for folder in sorted((state_folder / FOLDER).glob("*")):
         try:
-            since = str(json.loads((folder / DESCRIPTION).read_bytes())["key"])
-        except (OSError, ValueError, LookupError, TypeError):
-            since = ""
+            description = json.loads((folder / DESCRIPTION).read_bytes())
+            since, longest = str(description["key"]), days.get(tuple(map(str, description["clause"])), 0)
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            since, longest = "", 0
         if _days(since, now) >= longest:
             forget(folder)
             removed += 1

@@ -112,6 +112,9 @@ def test_queries_are_counted_over_jobs_and_attempts_and_bounded_by_the_policy(tm
         keys = {entry["sha256"] for entry in platform.entries("commitment") if entry["what"] == "filter key"}
         assert len(keys) == 3
         assert not list((platform.store.folder / "relations").glob("*"))
+    for name in ("bank", "platform"):
+        found = world.replay(name)
+        assert (found.exit_status, found.reproduced) == (0, found.sent), found.jobs
 
 
 def test_a_failed_attempt_keeps_what_it_masked_and_its_queries_counted(tmp_path: Path) -> None:
@@ -178,7 +181,8 @@ def test_what_no_policy_lets_serve_any_longer_is_removed(tmp_path: Path, policy:
         folder = tmp_path / "state" / "relations" / name
         folder.mkdir(parents=True)
         since = (now - timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%SZ")
-        (folder / relations.DESCRIPTION).write_text(json.dumps({"state": "s", "key": since, "whole": since}))
+        description = {"state": "s", "clause": ["bank", "shop", "publisher"], "key": since, "whole": since}
+        (folder / relations.DESCRIPTION).write_text(json.dumps(description))
     assert relations.sweep(tmp_path / "state", policy("p", CLAUSES["platform"]), now) == 2
     assert [path.name for path in (tmp_path / "state" / "relations").iterdir()] == ["a"]
-    assert relations.sweep(tmp_path / "state", policy("p", ""), now) == 1
+    assert relations.sweep(tmp_path / "state", policy("p", CLAUSES["bank"]), now) == 1
