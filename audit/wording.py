@@ -200,6 +200,8 @@ COMMITMENTS = {
     "dataset": "its data set as loaded",
     "encoded": "the shared customers’ rows as encoded",
     "paillier key": "its encryption key",
+    "filter key": "the key of the published filter",
+    "filter": "the version of the published filter",
 }
 
 NORMALISE = {
