@@ -86,6 +86,14 @@ class _Bounds:
             if most is not None and asked > most:
                 whose = "the auditor's bound" if most == self.bounds.rounds_max and what == "rounds" else "its policy"
                 raise self._refuse(node.name, seq, f"audit.{what}", f"{asked} {what} were asked for; {whose} allows {most}")
+        for whose, least in (
+            (f"the policy of {node.name}", policy.minimum_intersection if policy else None),
+            ("the auditor", self.bounds.minimum_intersection),
+        ):
+            for name, rows in (("train_rows", model.train_rows), ("evaluate_rows", model.evaluate_rows)):
+                if least is not None and rows is not None and rows < least:
+                    reason = f"{name} is {rows}; {whose} asks for figures over {least} customers or more"
+                    raise self._refuse(node.name, seq, "audit.sample", reason)
 
     def _key_bits(self, node: NodeView, policy: PolicyRecord, seq: int) -> None:
         bits = self.view.spec.model.key_bits

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from audit.accuracy import Accuracy
 from audit.spec import JobSpec
 
 
@@ -66,6 +67,8 @@ class JobFacts:
         spec: the specification, or None when no log holds it.
         outcome: finished, failed, cancelled, rejected, or empty while it runs; ``code`` says why it failed.
         set_sizes, columns: by party.
+        rows_train, rows_holdout: shared customers that the training and the evaluation use.
+        accuracy: what the training can be expected to give up for the rows it left out, once prepared.
         rounds_done: rounds of training that were completed.
         key_bits: of the Paillier keys, as the specification says and the messages' lengths show.
         inner_products: a round's, as text, in the order of the rounds done.
@@ -88,6 +91,7 @@ class JobFacts:
     intersection: int | None = None
     rows_train: int | None = None
     rows_holdout: int | None = None
+    accuracy: Accuracy | None = None
     columns: Mapping[str, int] = field(default_factory=dict)
     base_rate: str = ""
     rounds_done: int = 0
@@ -105,6 +109,7 @@ class JobFacts:
         """The JSON form; the specification as its own document."""
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("spec", "approvals", "timeline")}
         plain |= {name: dict(getattr(self, name)) for name in ("set_sizes", "columns")}
+        plain["accuracy"] = self.accuracy.document() if self.accuracy else None
         plain["approvals"] = [vars(item) for item in self.approvals]
         plain["timeline"] = [vars(item) for item in self.timeline]
         plain["disclosures"] = [vars(item) for item in self.disclosures]

@@ -11,14 +11,13 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from functools import cached_property
 
 from audit.history import Act, Attempt, AttemptKey, JobRecord, Shape
 from audit.ledger import Ledger
 from audit.protocol import Figures, FilterFigures
 from audit.spec import JobSpec
-from audit.split import count_held_out
+from audit.split import ROWS_MAX, SplitSizes, split_sizes
 
 
 def shapes_of(ledger: Ledger, job: str, attempt: Attempt, way: str) -> Iterator[tuple[Shape, int]]:
@@ -109,12 +108,16 @@ class JobView:
         return votes.most_common(1)[0][0] if votes else None
 
     @cached_property
-    def split(self) -> tuple[int, int] | None:
-        """Rows for training and held out, by the public coin."""
+    def sizes(self) -> SplitSizes | None:
+        """Rows that serve for training and evaluation, and those that could have, by the public coins."""
         if self.shared is None or self.shared > ROWS_MAX:
             return None
-        held = count_held_out(self.job, self.shared, Decimal(self.spec.model.holdout))
-        return self.shared - held, held
+        return split_sizes(self.job, self.shared, self.spec.model)
+
+    @property
+    def split(self) -> tuple[int, int] | None:
+        """Rows that serve for training and for the evaluation."""
+        return (self.sizes.train, self.sizes.holdout) if self.sizes else None
 
     @cached_property
     def base_rate(self) -> str | None:
@@ -219,10 +222,6 @@ class JobView:
         prepared = [each.attempt for each in done if each.step == "prepare" and each.attempt <= key.attempt]
         before = [each.attempt for each in done if each[:2] == ("round", key.round - 1) and each.attempt <= key.attempt]
         return key.round - 1 if max(prepared, default=0) > max(before, default=0) else 0
-
-
-ROWS_MAX = 2**28
-"""More shared customers than a node here aligns: no time is spent on what a log merely says."""
 
 
 def _ways(view: NodeView, attempt: Attempt) -> tuple[tuple[str, str], tuple[str, str]]:

@@ -181,13 +181,13 @@ class _Order:
                 raise self._refuse(node.name, attempt.state_seq, "audit.commitment_missing", reason)
 
     def _committed_sizes(self, node: NodeView, attempt: Attempt, acts: dict[str, Act]) -> None:
-        """The rows and columns committed to are those of the set that was aligned, and of the columns that were trained on."""
+        """The rows and columns committed to are those of the set that was aligned, and of the rows and columns that serve."""
         intercept = int(node.name == self.view.parties[0])
         columns = self.view.columns.get(node.name)
         shown = {
             ("dataset", "rows"): attempt.sent.items.get("MaskedPoints") or self._size_of(node.name, attempt),
             ("filter", "rows"): self._size_of(self.view.spec.publisher.name, attempt) if self.view.spec.publisher else None,
-            ("encoded", "rows"): self.view.shared,
+            ("encoded", "rows"): sum(self.view.split) if self.view.split else None,
             ("encoded", "columns"): columns - intercept if columns is not None else None,
         }
         for what, act in acts.items():

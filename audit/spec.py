@@ -19,6 +19,7 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -38,6 +39,9 @@ Text = Annotated[str, StringConstraints(max_length=200, pattern=_VISIBLE)]
 DatasetName = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_VISIBLE)]
 Column = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=_VISIBLE)]
 
+
+SampleRows = Annotated[int, Field(ge=1, le=2**31)] | None
+"""At most so many of the shared rows, by the public coin (:mod:`audit.split`); None for all of them."""
 
 DecimalText = Annotated[str, StringConstraints(pattern=r"^-?[0-9]{1,12}(\.[0-9]{1,24})?$")]
 """A plain decimal number without an exponent: a few characters must not stand for a number of a billion digits."""
@@ -106,7 +110,11 @@ class Align(_Strict):
 
 
 class Model(_Strict):
-    """The model's options (protocols.md, section 5)."""
+    """The model's options (protocols.md, section 5).
+
+    ``train_rows`` and ``evaluate_rows`` stand in the document only where they bound something: a job without them has the identity
+    that it had before these keys were known.
+    """
 
     kind: Literal["logistic"] = "logistic"
     l2: DecimalText = "0.0001"
@@ -116,6 +124,18 @@ class Model(_Strict):
     holdout: DecimalText = "0.2"
     lookup_entries: Literal["auto", 32, 64, 128, 256] = "auto"
     bands: Annotated[int, Field(ge=4, le=128)] = 40
+    train_rows: SampleRows = None
+    evaluate_rows: SampleRows = None
+
+    @field_validator("train_rows", "evaluate_rows", mode="before")
+    @classmethod
+    def _none_for_all(cls, value: object) -> object:
+        return None if type(value) is int and value == 0 else value
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        absent = {name for name in ("train_rows", "evaluate_rows") if getattr(self, name) is None}
+        return {name: value for name, value in handler(self).items() if name not in absent}
 
     @model_validator(mode="after")
     def _ranges(self) -> Model:
@@ -127,6 +147,8 @@ class Model(_Strict):
             raise ValueError("tolerance must be above 0")
         if self.key_bits % 256:
             raise ValueError("key_bits must be a multiple of 256")
+        if self.evaluate_rows is not None and not Decimal(self.holdout):
+            raise ValueError("evaluate_rows needs a holdout above 0")
         return self
 
     def lookup_entries_of(self, rows: int) -> int:
@@ -247,7 +269,7 @@ def parse_spec(data: bytes) -> JobSpec:
     if spec.canonical() != data:
         raise UsageError(
             "spec.not_canonical",
-            "The job specification is not in canonical form (RFC 8785, every key present).",
+            "The job specification is not in canonical form (RFC 8785, every key present but bounds that bound nothing).",
             remedy="Submit it through `isthmus-coordinator submit`, which writes the canonical form.",
         )
     return spec

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
+from audit.accuracy import Accuracy, accuracy_of
 from audit.disclosing import expected_of
 from audit.errors import VerificationError
 from audit.facts import ApprovalFact, DisclosureFact, JobFacts, StepFact
@@ -49,6 +50,7 @@ def facts_of(ledgers: Sequence[Ledger], job: str, view: JobView | None) -> JobFa
         intersection=view.shared if aligned else None,
         rows_train=split[0] if split and aligned else None,
         rows_holdout=split[1] if split and aligned else None,
+        accuracy=_accuracy(view) if prepared else None,
         columns=view.columns,
         base_rate=(view.base_rate or "") if prepared else "",
         rounds_done=done.round if done else 0,
@@ -58,6 +60,13 @@ def facts_of(ledgers: Sequence[Ledger], job: str, view: JobView | None) -> JobFa
         minimum=max([spec.align.minimum, *(policy.minimum_intersection for policy in policies.values() if policy)]),
         small_keys=tuple(name for name, policy in policies.items() if policy and policy.small_keys),
     )
+
+
+def _accuracy(view: JobView) -> Accuracy | None:
+    """By sizes alone, which every party knows."""
+    if view.sizes is None or len(view.columns) < len(view.parties):
+        return None
+    return accuracy_of(rows=view.sizes.train, available=view.sizes.train_available, columns=sum(view.columns.values()))
 
 
 def _approvals(records: Iterator[JobRecord]) -> Iterator[ApprovalFact]:

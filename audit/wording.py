@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from audit.accuracy import Accuracy, auc_standard_error
 from audit.spec import JobSpec
 
 PROTOCOL, SPEC = "protocols.md: ", "spec: "
@@ -95,19 +96,38 @@ def _rows(by: str, to: str, count: int, values: Sequence[str]) -> str:
         match parsed(value):
             case [shared, train, holdout]:
                 numbers = [figure(str(part)) for part in (shared, train, holdout)]
-                shown.append("{} shared, {} to train on, {} to test with".format(*numbers))
+                left = _left_over(shared, train, holdout)
+                shown.append("{} shared, {} to train on, {} to test with".format(*numbers) + left)
     return "How many customers both share, and how many of them serve for training and for testing" + _said(shown) + "."
+
+
+def _left_over(*sizes: object) -> str:
+    """How many shared customers serve for neither, where a sample was drawn."""
+    match sizes:
+        case (int(shared), int(train), int(holdout)) if shared > train + holdout:
+            return f" ({shared - train - holdout:,} not drawn)"
+    return ""
 
 
 def _aggregates(by: str, to: str, count: int, values: Sequence[str]) -> str:
     text = "Figures on how good the model is, over all held-out customers together"
     match parsed(values[-1]) if values else None:
         case {"auc": str(auc), "ks": str(ks), "log_loss": str(loss), "base_rate": str(base), "rows": str(rows), **more}:
-            figures = f"AUC {_rounded(auc)}, KS {_rounded(ks)}, log-loss {_rounded(loss)}, base rate {_rounded(base)}, {rows} rows"
+            first = f"AUC {_rounded(auc)}{_auc_error(auc, rows, base)}"
+            figures = f"{first}, KS {_rounded(ks)}, log-loss {_rounded(loss)}, base rate {_rounded(base)}, {rows} rows"
             groups = more.get("gains")
             table = f", and customers and defaults in {len(groups)} groups by score" if isinstance(groups, list) else ""
             return f"{text}: {figures}{table}."
     return f"{text}: {count:,} values."
+
+
+def _auc_error(auc: str, rows: str, base_rate: str) -> str:
+    """The AUC's standard error, which follows from the figures told."""
+    try:
+        error = auc_standard_error(float(auc), rows=int(rows), base_rate=float(base_rate))
+    except (ValueError, OverflowError):
+        return ""
+    return f" (standard error {error:.4f})" if error is not None else ""
 
 
 def _rounded(text: str) -> str:
@@ -224,6 +244,9 @@ def terms(spec: JobSpec) -> list[tuple[str, str]]:
     """What was approved, as (term, meaning) in a reader's order."""
     model, disclose = spec.model, spec.disclose
     rule = spec.align.normalise
+    drawn = "drawn by a public coin that no party can sway"
+    sample = f"at most {model.train_rows:,} of the others, {drawn}" if model.train_rows else "all others"
+    tested = f"; at most {model.evaluate_rows:,} of them serve, {drawn}" if model.evaluate_rows else ""
     lookup = "chosen by the number of rows" if model.lookup_entries == "auto" else str(model.lookup_entries)
     return [
         ("Predicted", f"column “{spec.label.column}” of {spec.label_holder.name}"),
@@ -233,12 +256,26 @@ def terms(spec: JobSpec) -> list[tuple[str, str]]:
         ("Fewest shared customers", f"{spec.align.minimum:,}; with fewer the job stops before anything else happens"),
         ("Encryption", f"Paillier keys of {model.key_bits:,} bits"),
         ("Training", f"at most {model.rounds} rounds, until within {model.tolerance} of the optimum"),
-        ("Held out for testing", f"{model.holdout} of the shared customers"),
+        ("Held out for testing", f"{model.holdout} of the shared customers{tested}"),
+        ("Customers to train on", sample),
         ("Score bands", f"at most {model.bands}"),
         ("Lookup tables", f"entries: {lookup}"),
         ("Figures of the evaluation to the feature holder", "yes" if disclose.aggregates_to_feature_holder else "no"),
         ("Figures of the evaluation to the coordinator", "yes" if disclose.aggregates_to_coordinator else "no"),
     ]
+
+
+def given_up(accuracy: Accuracy) -> str:
+    """What a training can be expected to give up for the rows it left out, in a sentence."""
+    rows, available = accuracy.rows, accuracy.available
+    excess = f"on others the mean log-loss is expected to lie {accuracy.excess:.1e} above that of the best weights"
+    if rows == available:
+        return f"Trained on all {rows:,} rows there were: {excess} ({accuracy.columns:,} columns)."
+    return (
+        f"Trained on {rows:,} of {available:,} rows: {excess} ({accuracy.columns:,} columns; {accuracy.excess_of_all:.1e} with all "
+        f"rows), so that the sample gives up {accuracy.given_up:.1e}; standard errors of weights are {accuracy.error_ratio:.2f} "
+        "times those of all rows."
+    )
 
 
 # ---- limits ---------------------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from audit.layout import SPARE_SLOTS
-from audit.spec import JobSpec
+from audit.spec import JobSpec, Model
 from coordinator.errors import PeerError, UsageError
 from coordinator.optimizer import Lookup, Next, first_range, plan_next
 
@@ -383,7 +383,7 @@ def _after_round(job: Job) -> Outcome:
 def _check_alone(job: Job, party: str, done: StepReport) -> None:
     """What one report must satisfy by itself."""
     if done.step == "align" and (
-        done.rows_train + done.rows_holdout != done.intersection or done.intersection > done.set_size or done.rows_train == 0
+        not _possible_split(job.spec.model, done) or done.intersection > done.set_size or done.rows_train == 0
     ):
         raise PeerError("coordinator.bad_report", f"{party} reported sizes that cannot be those of one alignment.")
     if done.step == "prepare" and (not done.base_rate or not 0.0 < float(done.base_rate) < 1.0):
@@ -398,6 +398,19 @@ def _check_alone(job: Job, party: str, done: StepReport) -> None:
         raise PeerError(
             "coordinator.undisclosed_metrics", f"{party} sent aggregates that the specification keeps from the coordinator."
         )
+
+
+def _possible_split(model: Model, done: StepReport) -> bool:
+    """Whether the rows reported add up: all shared rows, or no more than the job draws of either group.
+
+    Where every row held out serves, the rows left for training are known, and with them how many are drawn.  (An auditor tosses
+    the coin again and knows all of it.)
+    """
+    left = done.intersection - done.rows_holdout
+    train_most, evaluate_most = (left if most is None else most for most in (model.train_rows, model.evaluate_rows))
+    if model.evaluate_rows is None or done.rows_holdout < evaluate_most:
+        return done.rows_train == min(train_most, left)
+    return done.rows_holdout == evaluate_most and done.rows_train <= min(train_most, left)
 
 
 def _check_agreement(first: StepReport, second: StepReport) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
-from audit.spec import parse_spec
+from audit.accuracy import accuracy_of, auc_standard_error
+from audit.spec import Model, parse_spec
+from audit.split import ROWS_MAX, split_sizes
 from protos import control_pb2
 
 _REPORT_FIELDS = (
@@ -39,6 +43,7 @@ def as_json(view: control_pb2.JobView) -> dict[str, Any]:
         "intersection": sizes.get("intersection"),
         "rows_train": sizes.get("rows_train"),
         "rows_holdout": sizes.get("rows_holdout"),
+        "accuracy": _accuracy(view.job, spec.model, sizes, done.get("prepare")),
         "base_rate": view.base_rate or None,
         "rounds": len(rounds),
         "rounds_max": spec.model.rounds,
@@ -49,6 +54,22 @@ def as_json(view: control_pb2.JobView) -> dict[str, Any]:
         "steps": steps,
         "spec": spec.model_dump(mode="json"),
     }
+
+
+def _accuracy(job: str, model: Model, sizes: Mapping[str, Any], prepared: Mapping[str, Any] | None) -> Mapping[str, float] | None:
+    """What the training can be expected to give up for the rows it leaves out: by the sizes that the nodes reported."""
+    if prepared is None or not sizes:
+        return None
+    columns = sum(report["columns"] for report in prepared["reports"])
+    available = _available(job, model, sizes["intersection"]) if model.train_rows else sizes["rows_train"]
+    found = accuracy_of(rows=sizes["rows_train"], available=available, columns=columns)
+    return found.document() if found else None
+
+
+@lru_cache(maxsize=64)
+def _available(job: str, model: Model, shared: int) -> int:
+    """Rows that were there to train on, by the public coin; kept, because a job that is watched is looked at again and again."""
+    return split_sizes(job, shared, model).train_available if shared <= ROWS_MAX else 0
 
 
 def _step_json(step: control_pb2.StepView) -> dict[str, Any]:
@@ -73,4 +94,5 @@ def _step_json(step: control_pb2.StepView) -> dict[str, Any]:
 
 def _metrics_json(metrics: control_pb2.Metrics) -> dict[str, Any]:
     values: dict[str, Any] = {name: getattr(metrics, name) for name in ("auc", "ks", "log_loss", "base_rate", "rows")}
+    values["auc_standard_error"] = auc_standard_error(metrics.auc, rows=metrics.rows, base_rate=metrics.base_rate)
     return values | {"gains": [{"decile": g.decile, "rows": g.rows, "positives": g.positives} for g in metrics.gains]}

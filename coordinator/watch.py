@@ -91,10 +91,19 @@ def outcome(view: View) -> str:
     return running + (f", attempt {view['attempt']}" if view["attempt"] else "")
 
 
+def rows_line(view: View) -> str:
+    """The shared rows and what they serve for."""
+    shared, train, held_out = (view[name] for name in ("intersection", "rows_train", "rows_holdout"))
+    left = shared - train - held_out
+    return f"{shared:,} shared: {train:,} train, {held_out:,} held out" + (f", {left:,} not drawn" if left else "")
+
+
 def metrics_line(metrics: View) -> str:
-    """The evaluation's aggregates on held-out rows."""
+    """The evaluation's aggregates on held-out rows, the AUC with its standard error."""
+    error = metrics.get("auc_standard_error")
+    sure = f" ± {error:.4f}" if error is not None else ""
     return (
-        f"held out: AUC {metrics['auc']:.4f}   KS {metrics['ks']:.4f}   log-loss {metrics['log_loss']:.4f}   "
+        f"held out: AUC {metrics['auc']:.4f}{sure}   KS {metrics['ks']:.4f}   log-loss {metrics['log_loss']:.4f}   "
         f"base rate {metrics['base_rate']:.4f}   {metrics['rows']:,} rows"
     )
 

@@ -211,7 +211,8 @@ def check_spec(spec: JobSpec, *, config: NodeConfig, policy: Policy, partners: M
             ``policy.coordinator_unknown``, ``policy.partner_unknown``, ``policy.partner_role``, ``policy.partner_not_allowed``,
             ``policy.dataset_unknown``, ``policy.dataset_not_offered``, ``policy.dataset_partner``, ``policy.features_max``,
             ``policy.feature_not_offered``, ``policy.feature_is_label``, ``policy.label_not_offered``, ``policy.label_kind``,
-            ``policy.filter``, ``policy.normalise``, ``policy.key_too_short``, ``policy.minimum_intersection``, ``policy.rounds``,
+            ``policy.filter``, ``policy.normalise``, ``policy.key_too_short``, ``policy.minimum_intersection``, ``policy.sample``,
+            ``policy.rounds``,
             ``policy.bands``, ``policy.disclose_feature_holder``, ``policy.disclose_coordinator``.
         DataError: ``data.woe_needs_label``.
     """
@@ -345,6 +346,13 @@ def _check_numbers(spec: JobSpec, *, config: NodeConfig, policy: Policy) -> list
             f"{limits.minimum_intersection}.",
             remedy="Submit the job with a minimum that both policies allow.",
         )
+    for name, rows in (("train_rows", spec.model.train_rows), ("evaluate_rows", spec.model.evaluate_rows)):
+        if rows is not None and rows < limits.minimum_intersection:
+            raise PolicyError(
+                "policy.sample",
+                f"The job's model.{name} is {rows}; policy limits.minimum_intersection is {limits.minimum_intersection}.",
+                remedy=f"Submit the job with at least {limits.minimum_intersection}, or without {name} to take all rows.",
+            )
     if spec.model.rounds > limits.rounds_max:
         raise _over("policy.rounds", "model.rounds", spec.model.rounds, "limits.rounds_max", limits.rounds_max)
     if spec.model.bands > limits.bands_max:

@@ -51,7 +51,7 @@ peer: unknown_code version_unknown
 policy: bands coordinator coordinator_unknown dataset_not_offered dataset_partner dataset_unknown disclose_coordinator
     disclose_feature_holder feature_is_label feature_not_offered features_max filter filter_queries key_too_short label_kind
     label_not_offered minimum_intersection normalise not_a_party own_role partner_not_allowed partner_role partner_unknown
-    patience rounds
+    patience rounds sample
 products: entry_bits entry_range shape shifts
 protocol: malformed_message not_reduced unexpected_message wrong_count wrong_length wrong_position
 psi: batch_size duplicate_identifier empty_set filter_digest filter_key_age filter_malformed filter_request filter_state

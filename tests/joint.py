@@ -63,6 +63,7 @@ class Ask:
         reachable: the nodes that listen; none: everything takes the relay.
         minimum: shared customers asked for; above SHARED the alignment fails.
         publisher: whose set is published as a filter, kept from job to job; by default the alignment is the curve's.
+        train_rows: rows to train on at most; 0 for all.
     """
 
     label_holder: str = "bank"
@@ -70,6 +71,7 @@ class Ask:
     key_bits: int = 512
     rounds: int = 2
     minimum: int = 100
+    train_rows: int = 0
     to_feature_holder: bool = True
     to_coordinator: bool = True
     ending: str = "run"
@@ -86,8 +88,8 @@ PLATFORM = Ask(label_holder="platform", holdout="0", key_bits=768, to_feature_ho
 """The platform holds the label, no evaluation, other layouts."""
 LONG = Ask(rounds=7, to_feature_holder=False, numbers_only=True)
 """Masks of more than one group in every layout; aggregates go to the coordinator alone."""
-QUIET = Ask(to_coordinator=False)
-"""Aggregates go to the feature holder alone."""
+QUIET = Ask(to_coordinator=False, train_rows=100)
+"""Aggregates go to the feature holder alone; trained on a sample of some 120 rows."""
 REJECTED = Ask(ending="reject")
 CANCELLED = Ask(ending="cancel")
 TOO_FEW = Ask(minimum=SHARED + 1)
@@ -277,7 +279,9 @@ class _Node:
 
 
 def _spec(ask: Ask, data: DemoData, config: Any) -> JobSpec:
-    document = parties.job_document(data, rounds=ask.rounds, l2="0.001", holdout=ask.holdout, key_bits=ask.key_bits)
+    document = parties.job_document(
+        data, rounds=ask.rounds, l2="0.001", holdout=ask.holdout, key_bits=ask.key_bits, train_rows=ask.train_rows
+    )
     document["align"]["minimum"] = ask.minimum
     if ask.publisher:
         document["align"] |= {"method": "filter", "publisher": ask.publisher}

@@ -9,13 +9,15 @@ import click
 from rich.console import Console
 
 from audit import console as manners
+from audit.accuracy import Accuracy
 from audit.console import emit
+from audit.wording import given_up
 from coordinator.client import connect
 from coordinator.commands import CoordinatorContext, json_option, pass_context
 from coordinator.errors import UsageError
 from coordinator.submit import build_spec, merge_options, read_document
 from coordinator.views import as_json as view_json
-from coordinator.watch import follow, metrics_line, outcome, step_line
+from coordinator.watch import follow, metrics_line, outcome, rows_line, step_line
 
 FAILED = ("failed", "cancelled", "rejected")
 
@@ -52,6 +54,8 @@ _SPEC_OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("--tolerance", "model.tolerance", {"help": "Stop when the decrement is below this decimal."}),
     ("--key-bits", "model.key_bits", {"type": int, "help": "Paillier modulus: 2048, 3072, 4096."}),
     ("--holdout", "model.holdout", {"help": "Share of the rows held out, a decimal; 0 for none."}),
+    ("--train-rows", "model.train_rows", {"type": int, "help": "Train on a sample of at most so many rows; 0 for all."}),
+    ("--evaluate-rows", "model.evaluate_rows", {"type": int, "help": "Evaluate on at most so many of those held out; 0 for all."}),
     ("--lookup-entries", "model.lookup_entries", {"type": int, "help": "Entries of the sigmoid's table (by rows if left out)."}),
     ("--bands", "model.bands", {"type": int, "help": "Score bands of the evaluation."}),
     (
@@ -84,7 +88,7 @@ def submit(context: CoordinatorContext, file: Path | None, **given: Any) -> None
 
     The file has the tables [label_holder] and [feature_holder] (name, dataset, features), [label] (column), and, where the defaults
     do not suit, [align] (normalise, minimum, method, publisher), [model] (l2, rounds, tolerance, key_bits, holdout,
-    lookup_entries, bands) and [disclose].
+    train_rows, evaluate_rows, lookup_entries, bands) and [disclose].
 
     \b
     Examples:
@@ -208,9 +212,9 @@ def _print(console: Console, view: dict[str, Any]) -> None:
         role = "label holder" if party["party"] == view["label_holder"] else "feature holder"
         console.print(f"{party['party']:<10} {role}, {party['decision']}, {'attached' if party['attached'] else 'away'}")
     if view["intersection"] is not None:
-        console.print(
-            f"rows       {view['intersection']:,} shared: {view['rows_train']:,} train, {view['rows_holdout']:,} held out"
-        )
+        console.print("rows       " + rows_line(view))
+    if view["accuracy"]:
+        console.print("accuracy   " + given_up(Accuracy.of(view["accuracy"])))
     if view["base_rate"]:
         console.print(f"base rate  {view['base_rate']}")
     for step in view["steps"]:

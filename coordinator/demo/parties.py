@@ -137,7 +137,7 @@ def _allow(document: dict[str, Any], *, data: DemoData, party: PartyName, rounds
     document["disclose"] = {"aggregates_to_feature_holder": True, "aggregates_to_coordinator": True}
 
 
-def job_document(data: DemoData, *, rounds: int, l2: str, holdout: str, key_bits: int) -> dict[str, Any]:
+def job_document(data: DemoData, *, rounds: int, l2: str, holdout: str, key_bits: int, train_rows: int = 0) -> dict[str, Any]:
     """The job as `isthmus-coordinator submit` reads it."""
 
     def party(name: PartyName) -> dict[str, Any]:
@@ -149,6 +149,6 @@ def job_document(data: DemoData, *, rounds: int, l2: str, holdout: str, key_bits
         "feature_holder": party(data.feature_holder),
         "label": {"column": data.side(data.label_holder).label},
         "align": {"normalise": data.normalise, "minimum": data.minimum},
-        "model": {"rounds": rounds, "l2": l2, "holdout": holdout, "key_bits": key_bits},
+        "model": {"rounds": rounds, "l2": l2, "holdout": holdout, "key_bits": key_bits, "train_rows": train_rows},
         "disclose": {"aggregates_to_feature_holder": True, "aggregates_to_coordinator": True},
     }

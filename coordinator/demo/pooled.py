@@ -42,18 +42,14 @@ def require_sklearn() -> None:
 
 @dataclass(frozen=True)
 class Joined:
-    """The shared customers in aligned order: each side's own row numbers (shape (n,)), which are held out, and the label (0 or
-    1)."""
+    """The shared customers in aligned order: each side's own row numbers (shape (n,)), which the model was fitted on, which are
+    held out, and the label (0 or 1)."""
 
     rows: dict[PartyName, NDArray[np.int64]]
+    train: NDArray[np.bool_]
     holdout: NDArray[np.bool_]
     label: NDArray[np.int8]
     tables: dict[PartyName, pa.Table]
-
-    @property
-    def train(self) -> NDArray[np.bool_]:
-        """Rows that the model was fitted on."""
-        return ~self.holdout
 
     def column(self, party: PartyName, name: str) -> pa.ChunkedArray:
         """One side's column over the shared rows."""
@@ -92,8 +88,8 @@ def join(data: DemoData, members: Mapping[PartyName, Path]) -> Joined:
     label_side = data.side(data.label_holder)
     every = label_of(tables[data.label_holder][label_side.label], str(label_side.label), data.positive)
     label = every[rows[data.label_holder]]
-    holdout = np.array([split == "holdout" for _, split in lists["bank"]], dtype=bool)
-    return Joined(rows, holdout, label, tables)
+    train, holdout = (np.array([split == name for _, split in lists["bank"]], dtype=bool) for name in ("train", "holdout"))
+    return Joined(rows, train, holdout, label, tables)
 
 
 def _identifiers(table: pa.Table, column: str) -> list[str]:

@@ -13,7 +13,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from audit.accuracy import Accuracy
 from audit.errors import UsageError
+from audit.wording import given_up
 from coordinator.demo.datasets import PARTIES, DemoData
 
 STEP_ORDER = ("align", "prepare", "round", "finish", "evaluate")
@@ -101,11 +103,15 @@ def _show_sizes(console: Console, data: DemoData, result: Mapping[str, Any]) -> 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     own = ", ".join(f"{party} {result['set_sizes'].get(party, 0):,}" for party in PARTIES)
     table.add_row("shared customers", f"{result['intersection']:,}  ({own})")
-    table.add_row("rows", f"{result['rows_train']:,} to train on, {result['rows_holdout']:,} held out")
+    left = result["intersection"] - result["rows_train"] - result["rows_holdout"]
+    drawn = f", {left:,} not drawn" if left else ""
+    table.add_row("rows", f"{result['rows_train']:,} to train on, {result['rows_holdout']:,} held out{drawn}")
     columns = ", ".join(f"{party} {len(data.side(party).features)}" for party in PARTIES)
     table.add_row("columns", f"{columns}; the {data.label_holder} holds the label, base rate {_percent(result['base_rate'])}")
     ended = "converged" if result["converged"] else "stopped at the last round allowed"
     table.add_row("rounds", f"{result['rounds']}, {ended}; Paillier keys of {result['key_bits']} bits, two-party")
+    if result["accuracy"]:
+        table.add_row("accuracy", given_up(Accuracy.of(result["accuracy"])))
     console.print(table)
     console.print()
 
@@ -117,7 +123,7 @@ def _show_quality(console: Console, data: DemoData, result: Mapping[str, Any]) -
         table.add_column(heading, justify="right")
     table.add_row(
         "AUC, held out",
-        _figure(result["auc"]),
+        _figure(result["auc"]) + _sure(result["auc_standard_error"]),
         _figure(result["auc_exact"]),
         _figure(result["auc_pooled"]),
         _figure(result["auc_label_holder_alone"]),
@@ -201,6 +207,10 @@ def _show_audit(console: Console, result: Mapping[str, Any]) -> None:
     console.print(
         f"audit of the three logs: {result['audit']['result']}  (isthmus-audit verify)", style="bold green" if good else "bold red"
     )
+
+
+def _sure(error: float | None) -> str:
+    return "" if error is None else f" ± {error:.4f}"
 
 
 def _figure(value: float | None, digits: int = 4) -> str:

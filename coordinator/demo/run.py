@@ -54,6 +54,7 @@ class Options:
     rounds: int
     l2: str
     holdout: str
+    train_rows: int
     workers: int = 1
     small_keys: bool = False
     json_file: Path | None = None
@@ -146,7 +147,14 @@ def _start(servers: Supervisor, layout: Layout) -> None:
 
 def _submit(layout: Layout, data: DemoData, options: Options) -> str:
     path = layout.home("coordinator") / "job.toml"
-    document = job_document(data, rounds=options.rounds, l2=options.l2, holdout=options.holdout, key_bits=options.key_bits)
+    document = job_document(
+        data,
+        rounds=options.rounds,
+        l2=options.l2,
+        holdout=options.holdout,
+        key_bits=options.key_bits,
+        train_rows=options.train_rows,
+    )
     path.write_text(tomli_w.dumps(document), encoding="utf-8")
     return str(layout.run("coordinator", "submit", str(path))["job"])
 
@@ -265,7 +273,9 @@ def _result(
         "round_details": steps["rounds"],
         "converged": bool(view.get("converged")),
         "base_rate": float(view["base_rate"]) if view.get("base_rate") else None,
+        "accuracy": view.get("accuracy"),
         "auc": metrics.get("auc"),
+        "auc_standard_error": metrics.get("auc_standard_error"),
         "ks": metrics.get("ks"),
         "log_loss": metrics.get("log_loss"),
         "gains": [{key: int(row.get(key) or 0) for key in ("decile", "rows", "positives")} for row in metrics.get("gains", [])],

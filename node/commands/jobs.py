@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import getpass
-import io
 import json
 import os
 from collections.abc import Iterator
@@ -19,12 +17,12 @@ from rich.table import Table
 from audit.console import emit
 from audit.spec import JobSpec, parse_spec
 from node.commands import NodeContext, json_option, pass_node
-from node.commands.wording import describe_spec, will_disclose
+from node.commands.wording import accuracy_line, describe_spec, metrics_line, will_disclose
 from node.config import NodeConfig
 from node.errors import IsthmusError, UsageError
 from node.identity import known_partners, own_identity
 from node.policy import check_spec, load_policy
-from node.runtime.files import texts_from_arrays
+from node.runtime.files import members_csv
 from node.runtime.store import JobRow, Store, is_served
 from operations.commands import serve_logged, serve_options
 from operations.logs import Format, Notices
@@ -250,8 +248,7 @@ def _print_course(console: Console, data: dict[str, Any]) -> None:
         name = item["step"] + (f" {item['round']}" if item["round"] else "")
         console.print(f"  - {name}: {item['what'].replace('_', ' ')}, {item['count']} to {item['to']} ({item['clause']})")
     if data["metrics"]:
-        m = data["metrics"]
-        console.print(f"on {m['rows']} held-out rows: AUC {m['auc']:.4f}, KS {m['ks']:.4f}, log-loss {m['log_loss']:.5f}")
+        console.print(metrics_line(data["metrics"]))
 
 
 # --- approve, reject ----------------------------------------------------------------------------------------------------
@@ -357,7 +354,7 @@ def model(node: NodeContext, job: str, output: Path | None, members: Path | None
         if output is not None:
             _write_private(output, json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n")
         if members is not None:
-            _write_private(members, _members_csv(files.read_arrays("align.npz")))
+            _write_private(members, members_csv(files.read_arrays("align.npz")))
 
     def human(console: Console) -> None:
         for path, what in ((output, "the model document"), (members, "the shared customers")):
@@ -378,15 +375,8 @@ def _print_model(console: Console, document: dict[str, Any]) -> None:
         numbers = [f"{column[key]:+.6g}" for key in ("weight", "centre", "low", "high")]
         table.add_row(column["name"], *numbers)
     _print_table(console, table)
-
-
-def _members_csv(aligned: dict[str, Any]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["identifier", "position", "split"])
-    for position, (identifier, held_out) in enumerate(zip(texts_from_arrays(aligned), aligned["holdout"].tolist(), strict=True)):
-        writer.writerow([identifier, position, "holdout" if held_out else "train"])
-    return text.getvalue().encode()
+    if line := accuracy_line(document.get("accuracy")):
+        console.print(line)
 
 
 def _write_private(path: Path, data: bytes) -> None:

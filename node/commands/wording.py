@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from audit.accuracy import Accuracy
 from audit.spec import JobSpec, Party
+from audit.wording import given_up
 
 
 def _side(party: Party, holds: str) -> str:
@@ -21,7 +26,9 @@ def describe_spec(spec: JobSpec, me: str) -> list[str]:
         "feature holder: " + _side(spec.feature_holder, "no label"),
         f"shared customers: found by private set intersection (identifiers: {align.normalise}); given up below {align.minimum}",
         f"model: logistic regression, l2 {model.l2}, at most {model.rounds} rounds, {model.key_bits}-bit keys",
-        f"evaluation: a fraction of {model.holdout} of the shared customers is held out; scores in {model.bands} bands",
+        f"evaluation: a fraction of {model.holdout} of the shared customers is held out{_most(model.evaluate_rows)}; "
+        f"scores in {model.bands} bands",
+        f"training: on all other shared customers{_most(model.train_rows)}",
     ]
     if spec.publisher is not None:
         querier = spec.peer_of(spec.publisher.name).name
@@ -31,6 +38,26 @@ def describe_spec(spec: JobSpec, me: str) -> list[str]:
             "the last such job, and asks about its own; key and filter serve further jobs as long as both policies let them"
         )
     return lines
+
+
+def _most(rows: int | None) -> str:
+    """A bound on the rows of a group, where the job has one."""
+    return f", of which a sample of at most {rows} serves, drawn by a public coin that neither party can sway" if rows else ""
+
+
+def accuracy_line(document: Mapping[str, Any] | None) -> str:
+    """What the model document says of the rows trained on; "" where it says nothing."""
+    return given_up(Accuracy.of(document)) if document else ""
+
+
+def metrics_line(metrics: Mapping[str, Any]) -> str:
+    """The evaluation's aggregates, with their standard errors where this node has them."""
+    errors = {name: metrics.get(f"{name}_standard_error") for name in ("auc", "log_loss")}
+    auc, loss = (f" (standard error {error:.2g})" if error is not None else "" for error in errors.values())
+    return (
+        f"on {metrics['rows']} held-out rows: AUC {metrics['auc']:.4f}{auc}, KS {metrics['ks']:.4f}, "
+        f"log-loss {metrics['log_loss']:.5f}{loss}"
+    )
 
 
 def will_disclose(spec: JobSpec, me: str) -> list[str]:

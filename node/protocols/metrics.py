@@ -5,7 +5,8 @@ All of it works on bands (higher is riskier), because bands are all that the lab
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import sqrt
 
 import gmpy2
 import numpy as np
@@ -14,6 +15,17 @@ from numpy.typing import NDArray
 from node.errors import DataError
 
 DECILES = 10
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Standard errors of an evaluation's figures over other rows like these; None where a class has one row only.
+
+    They never leave the party that holds bands and labels, so that plain floating point will do.
+    """
+
+    auc: float | None
+    log_loss: float | None
 
 
 @dataclass(frozen=True)
@@ -27,6 +39,7 @@ class Metrics:
         base_rate: share of positives.
         rows: held-out rows.
         gains: (decile from 1 = highest scores, rows, positives); empty where only the figures above were told.
+        errors: at the label holder alone.
     """
 
     auc: float
@@ -35,6 +48,7 @@ class Metrics:
     base_rate: float
     rows: int
     gains: list[tuple[int, int, int]]
+    errors: Errors | None = field(default=None, compare=False)
 
 
 def check_two_classes(label: NDArray[np.integer]) -> None:
@@ -77,7 +91,41 @@ def metrics(bands: NDArray[np.integer], label: NDArray[np.integer], probabilitie
         base_rate=positives / rows,
         rows=rows,
         gains=_gains(bands, label),
+        errors=Errors(auc=auc_error(ones, zeros), log_loss=log_loss_error(ones, zeros, probabilities)),
     )
+
+
+def auc_error(ones: NDArray[np.int64], zeros: NDArray[np.int64]) -> float | None:
+    """Standard error of the AUC, by DeLong, DeLong and Clarke-Pearson (Biometrics 44, 1988), from the counts of each band.
+
+    A positive's placement is the share of negatives below it, a negative's the share of positives above it, ties counting half; the
+    variance is the sum of both placements' variances over their numbers.
+
+    Args:
+        ones, zeros: positives and negatives of each band from the lowest scores up, shape (bands,).
+    """
+    positives, negatives = int(ones.sum()), int(zeros.sum())
+    if min(positives, negatives) < 2:
+        return None
+    of_ones = (np.cumsum(zeros) - zeros / 2) / negatives
+    of_zeros = (positives - np.cumsum(ones) + ones / 2) / positives
+    variance = _variance(of_ones, ones) / positives + _variance(of_zeros, zeros) / negatives
+    return sqrt(variance)
+
+
+def log_loss_error(ones: NDArray[np.int64], zeros: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float | None:
+    """Standard error of the mean log-loss: the rows' standard deviation over the square root of their number."""
+    losses = np.concatenate([-np.log(probabilities), -np.log1p(-probabilities)])
+    counts = np.concatenate([ones, zeros])
+    rows = int(counts.sum())
+    return sqrt(_variance(losses, counts) / rows) if rows > 1 else None
+
+
+def _variance(values: NDArray[np.float64], counts: NDArray[np.int64]) -> float:
+    """Sample variance (divisor one less) of values that stand ``counts`` times."""
+    rows = int(counts.sum())
+    mean = float(values @ counts) / rows
+    return float(((values - mean) ** 2) @ counts) / (rows - 1)
 
 
 def _losses(ones: NDArray[np.int64], zeros: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:

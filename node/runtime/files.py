@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import math
 import os
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audit.record import sync_folder
+from audit.split import Split
 from node.errors import DataError, UsageError
 from node.runtime.sealed_files import MAGIC, open_file, seal_file
 
@@ -154,3 +156,20 @@ def texts_from_arrays(arrays: Mapping[str, NDArray]) -> list[str]:
     data, ends = arrays["text"].tobytes(), arrays["ends"].tolist()
     starts = [0, *ends][: len(ends)]
     return [data[start:end].decode() for start, end in zip(starts, ends, strict=True)]
+
+
+def split_from_arrays(arrays: Mapping[str, NDArray]) -> Split:
+    """Which shared rows serve for what, from ``align.npz``; before samples were known it held the rows held out alone."""
+    holdout = arrays["holdout"]
+    return Split(arrays.get("train", ~holdout), holdout)
+
+
+def members_csv(arrays: Mapping[str, NDArray]) -> bytes:
+    """The shared customers of ``align.npz`` in the common order, and what each serves for: identifier, position, split."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["identifier", "position", "split"])
+    rows = zip(texts_from_arrays(arrays), *split_from_arrays(arrays), strict=True)
+    for position, (identifier, train, held_out) in enumerate(rows):
+        writer.writerow([identifier, position, "holdout" if held_out else "train" if train else "unused"])
+    return text.getvalue().encode()

@@ -22,8 +22,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from audit.accuracy import accuracy_of, auc_standard_error
 from audit.spec import JobSpec
-from audit.split import holdout_rows
+from audit.split import split_rows, split_sizes
 from node.config import ColumnConfig, DatasetConfig
 from node.crypto.drbg import Drbg
 from node.crypto.paillier import generate_key
@@ -40,7 +41,7 @@ from node.protocols.metrics import Metrics, check_two_classes
 from node.protocols.psi_filter import Outcome
 from node.protocols.training import Prepared, RoundShares, TrainingPlan
 from node.runtime.disclosures import Facts
-from node.runtime.files import JobFiles, texts_to_arrays
+from node.runtime.files import JobFiles, split_from_arrays, texts_to_arrays
 from node.runtime.relations import Relation
 
 Role = Literal["label_holder", "feature_holder"]
@@ -131,13 +132,14 @@ def _align(ctx: StepContext, ch: Channel) -> StepResult:
     ctx.commit("dataset", root, rows=len(table.identifiers))
     alignment, outcome = _aligned(ctx, ch, table.identifiers)
     rows = np.asarray(alignment.rows, dtype=np.int64)
-    held_out = holdout_rows(ctx.job, len(rows), Decimal(ctx.spec.model.holdout))
+    train, held_out = split_rows(ctx.job, len(rows), ctx.spec.model)
     raw = [table.raw_identifiers[row] for row in rows]
     facts = Facts(
-        set_size=alignment.own_size, intersection=len(rows), rows_train=int((~held_out).sum()), rows_holdout=int(held_out.sum())
+        set_size=alignment.own_size, intersection=len(rows), rows_train=int(train.sum()), rows_holdout=int(held_out.sum())
     )
     bound = {"salt": np.frombuffer(salt, dtype=np.uint8), "root": np.frombuffer(bytes.fromhex(root), dtype=np.uint8)}
-    return StepResult(facts, {"align.npz": {"rows": rows, "holdout": held_out, **bound, **texts_to_arrays(raw)}}, outcome)
+    arrays = {"rows": rows, "train": train, "holdout": held_out, **bound, **texts_to_arrays(raw)}
+    return StepResult(facts, {"align.npz": arrays}, outcome)
 
 
 def _aligned(ctx: StepContext, ch: Channel, identifiers: Sequence[str]) -> tuple[psi.Alignment, Outcome | None]:
@@ -203,7 +205,9 @@ def _plan(ctx: StepContext, rows: int) -> TrainingPlan:
 
 def _prepare(ctx: StepContext, ch: Channel) -> StepResult:
     aligned = ctx.files.read_arrays("align.npz")
-    rows, held_out = aligned["rows"], aligned["holdout"]
+    split = split_from_arrays(aligned)
+    used = split.train | split.holdout  # a row that was not drawn is as if it were not shared
+    rows, held_out = aligned["rows"][used], split.holdout[used]
     table = ctx.load()
     _check_unchanged(ctx, table, aligned)
     encoded = encode(table, rows=rows, holdout=held_out, features=ctx.features, config=ctx.dataset)
@@ -301,8 +305,17 @@ def _finish(ctx: StepContext, ch: Channel) -> StepResult:
         limits=ctx.limits,
     )
     document = model_document(ctx, weights, base_rate=prepared.base_rate, rounds=rounds)
+    document["accuracy"] = _accuracy(ctx, prepared, rows=len(encoded["train"]))
     data = json.dumps(document, indent=2, ensure_ascii=False).encode()
     return StepResult(Facts(), {"weights.npz": {"weights": weights}, "model.json": data})
+
+
+def _accuracy(ctx: StepContext, prepared: Prepared, *, rows: int) -> dict[str, float] | None:
+    """What the training can be expected to give up for the rows it left out: by sizes that both parties know."""
+    shared = len(ctx.files.read_arrays("align.npz")["holdout"])
+    available = split_sizes(ctx.job, shared, ctx.spec.model).train_available
+    found = accuracy_of(rows=rows, available=available, columns=prepared.own_columns + prepared.peer_columns)
+    return found.document() if found else None
 
 
 def model_document(ctx: StepContext, weights: NDArray[np.float64], *, base_rate: str, rounds: int) -> dict[str, Any]:
@@ -350,9 +363,15 @@ def _evaluate(ctx: StepContext, ch: Channel) -> StepResult:
 
 
 def metrics_json(metrics: Metrics) -> bytes:
-    """The aggregates as this node keeps them."""
+    """The aggregates as this node keeps them, with standard errors: of its own rows, or of what it was told."""
     values: dict[str, Any] = {name: float(getattr(metrics, name)) for name in ("auc", "ks", "log_loss", "base_rate")}
     values |= {"rows": int(metrics.rows), "gains": [[int(part) for part in row] for row in metrics.gains]}
+    errors = metrics.errors
+    if errors is not None:
+        values |= {"auc_standard_error": errors.auc, "log_loss_standard_error": errors.log_loss}
+    else:
+        told = auc_standard_error(metrics.auc, rows=metrics.rows, base_rate=metrics.base_rate)
+        values |= {"auc_standard_error": told, "log_loss_standard_error": None}
     return json.dumps(values, indent=2).encode()
 
 

@@ -294,7 +294,7 @@ def seeds(name: str) -> Iterator[bytes]:
         job=JOB, party="bank", peer="platform", decision="approve", by="Ana", time="2026-01-01T00:00:00Z"
     )
     found: dict[str, Callable[[], list[bytes]]] = {
-        "spec": lambda: [spec_of().canonical(), spec_of(model={"rounds": 3}).canonical()],
+        "spec": lambda: [spec_of().canonical(), spec_of(model={"train_rows": 3}).canonical()],
         "approval": lambda: [KEY.sign(statement) + statement],
         "partner": lambda: [export_partner(load_identity(_identity()), address="bank.example:8443")],
         "note": lambda: [NOTE.encode(), with_cosignature(NOTE.encode(), _line(), OTHER.verifier)],

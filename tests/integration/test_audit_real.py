@@ -18,7 +18,7 @@ from audit.verify import VerifiedLogs, verify_logs
 from tests import joint as made
 from tests.joint import SHARED, Joint, joint
 from tests.rechain import rechain
-from tests.tampering.corpus import story_of
+from tests.tampering.corpus import policy_text, story_of
 from tests.tampering.story import Story
 from tests.tampering.telling import hash_of, message, place_of, retell
 
@@ -101,6 +101,29 @@ def test_the_facts_of_a_finished_job() -> None:
     assert {("bank", "aggregates", "platform"), ("bank", "aggregates", "coordinator"), ("platform", "score_bands", "bank")} <= told
     assert ("platform", "base_rate", "bank") not in told
     json.dumps(fact.data())
+
+
+def test_the_facts_of_a_job_on_a_sample() -> None:
+    fact = next(fact for fact in verified(joint(*MANY)).jobs if fact.spec is not None and fact.spec.model.train_rows)
+    assert (fact.intersection, fact.rows_train) == (SHARED, 100)
+    assert fact.accuracy is not None
+    assert (fact.accuracy.rows, fact.accuracy.available) == (100, SHARED - (fact.rows_holdout or 0))
+    assert fact.accuracy.columns == sum(fact.columns.values())
+    sent = [entry for entry in joint(*MANY).entries("bank") if entry["kind"] == "message" and entry["job"] == fact.job]
+    assert [entry["items"] for entry in sent if entry["type"] == "FirstResiduals"] == [100]
+
+
+def test_a_sample_under_the_auditors_bound(tmp_path: Path) -> None:
+    jobs = joint(*MANY)
+    policy = tmp_path / "policy.toml"
+    for least, code in ((100, ""), (101, "audit.sample")):
+        policy.write_text(f"{policy_text(story_of(jobs.folders.values(), jobs.keys))}\n[limits]\nminimum_intersection = {least}\n")
+        try:
+            verify_logs(list(jobs.folders.values()), policy=policy)
+            found = ""
+        except LogRejected as rejected:
+            found = rejected.code
+        assert found == code
 
 
 def test_the_facts_of_a_restarted_job() -> None:

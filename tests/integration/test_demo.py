@@ -51,7 +51,7 @@ def demo(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def finished(own_files: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path, str]:
     """One whole run: its JSON, the folder it kept, what it printed."""
     folder = tmp_path_factory.mktemp("demo")
-    done = demo(*own_files, *QUICK, "--json", "result.json", "--keep", "kept", cwd=folder)
+    done = demo(*own_files, *QUICK, "--train-rows", "450", "--json", "result.json", "--keep", "kept", cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads((folder / "result.json").read_text()), folder / "kept", done.stdout
 
@@ -59,7 +59,10 @@ def finished(own_files: list[str], tmp_path_factory: pytest.TempPathFactory) -> 
 def test_the_result_has_every_key_and_the_model_is_right(finished: tuple[dict[str, Any], Path, str]) -> None:
     result, _, printed = finished
     assert result["intersection"] == 700
-    assert result["rows_train"] + result["rows_holdout"] == 700
+    assert result["rows_train"] == result["accuracy"]["rows"] == 450
+    assert result["accuracy"]["rows_available"] + result["rows_holdout"] == 700
+    assert result["accuracy"]["columns"] == sum(result["encoded_columns"].values())
+    assert 0.005 < result["auc_standard_error"] < 0.08
     assert 90 < result["rows_holdout"] < 190
     assert result["key_bits"] == 512
     assert 1 <= result["rounds"] <= 8
@@ -78,6 +81,7 @@ def test_the_result_has_every_key_and_the_model_is_right(finished: tuple[dict[st
     assert all(peak > 20 * 2**20 for peak in result["peak_rss_bytes"].values())
     assert sum(row["rows"] for row in result["gains"]) == result["rows_holdout"]
     assert result["audit"]["exit_status"] == 0
+    assert "Trained on 450 of" in " ".join(printed.split())
     for words in ("shared customers", "AUC", "pooled", "whole and lawful", "disclosed"):
         assert words in printed
     assert "Traceback" not in printed
@@ -122,6 +126,9 @@ def test_the_report_of_its_logs_says_what_happened(finished: tuple[dict[str, Any
     (job,) = page["jobs"]
     assert job["outcome"] == "finished"
     assert job["shared_customers"] == result["intersection"]
+    assert job["given_up"].startswith("Trained on 450 of ")
+    assert job["given_up"] in text
+    assert any(meaning.startswith("at most 450 of the others") for _, meaning in job["terms"])
     assert job["rounds"] == result["rounds"]
     assert [(party["name"], party["part"]) for party in job["parties"][:2]] == [
         ("bank", "label holder"),

@@ -235,7 +235,9 @@ def test_restarted_steps_and_a_failed_job(tmp_path: Path, monkeypatch: pytest.Mo
         return attempts[place]
 
     with world.nodes():
-        whole = world.run_job(world.spec(model={"key_bits": 512, "rounds": 3, "holdout": "0.3", "l2": "0.001"}), before=before)
+        # On samples of either group, so that these are replayed too.
+        model = {"key_bits": 512, "rounds": 3, "holdout": "0.3", "l2": "0.001", "train_rows": 150, "evaluate_rows": 60}
+        whole = world.run_job(world.spec(model=model), before=before)
 
         def last(start: dict[str, Any]) -> int:
             if start["step"] == "finish":

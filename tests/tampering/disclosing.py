@@ -46,6 +46,31 @@ def bands_over_the_policy(story: Story) -> None:
     _policy(story, "platform", bands_max=8)
 
 
+def sample_under_the_policy(story: Story) -> None:
+    """The job draws a sample smaller than the number of customers that the bank's policy asks figures to be over."""
+    rows = _rows_trained_on(story)
+    respecify(story, lambda spec: spec["model"].update(train_rows=rows))
+    _policy(story, minimum_intersection=rows + 1)
+
+
+def more_rows_trained_on_than_drawn(story: Story) -> None:
+    """All three tell of a training on a row more than the sample that was approved."""
+    rows = _rows_trained_on(story)
+    respecify(story, lambda spec: spec["model"].update(train_rows=rows - 1))
+
+
+def rows_told_for_a_sample(story: Story) -> None:
+    """A sample is told of, and agreed on by both nodes and the coordinator, in a job that draws none."""
+    for log in story.logs.values():
+        for entry in log.entries("disclosure", what="rows", job=story.job):
+            shared, train, held = json.loads(entry["value"])
+            entry["value"] = json.dumps([shared, train - 1, held])
+
+
+def _rows_trained_on(story: Story) -> int:
+    return int(json.loads(story["coordinator"].first("disclosure", what="rows", job=story.job)["value"])[1])
+
+
 def more_rounds_than_approved(story: Story) -> None:
     """A third round where two were approved, told by all three as such a round would be."""
     width = story.spec["model"]["key_bits"] // 4

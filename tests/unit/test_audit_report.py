@@ -293,7 +293,7 @@ def test_what_was_learned_and_why(page: Page, parsed: Parsed) -> None:
     assert (job.kinds, job.unlawful) == (8, 1)
     assert "✗ 1 not allowed by the approved job" in parsed.text
     assert "7,001 shared, 5,600 to train on, 1,401 to test with" in parsed.text
-    assert "AUC 0.7503, KS 0.4038, log-loss 0.4658, base rate 0.2344, 145 rows" in parsed.text
+    assert "AUC 0.7503 (standard error 0.0521), KS 0.4038, log-loss 0.4658, base rate 0.2344, 145 rows" in parsed.text
 
 
 def test_a_job_that_was_rejected(tmp_path: Path) -> None:

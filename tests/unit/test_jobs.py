@@ -19,7 +19,7 @@ PARTIES = ("bank", "platform")
 METRICS = Metrics(auc=0.75, ks=0.4, log_loss=0.5, base_rate=0.21, rows=400, gains=(Gain(1, 40, 20),))
 
 
-def a_spec(nonce: str = "0" * 32, *, holdout: str = "0.2", rounds: int = 8, to_coordinator: bool = True) -> JobSpec:
+def a_spec(nonce: str = "0" * 32, *, holdout: str = "0.2", rounds: int = 8, to_coordinator: bool = True, **model: int) -> JobSpec:
     return JobSpec.model_validate(
         {
             "nonce": nonce,
@@ -27,7 +27,7 @@ def a_spec(nonce: str = "0" * 32, *, holdout: str = "0.2", rounds: int = 8, to_c
             "label_holder": {"name": "bank", "role": "bank", "dataset": "cards", "features": ["limit", "age"]},
             "feature_holder": {"name": "platform", "role": "platform", "dataset": "shop", "features": ["spend"]},
             "label": {"column": "default"},
-            "model": {"holdout": holdout, "rounds": rounds},
+            "model": {"holdout": holdout, "rounds": rounds, **model},
             "disclose": {"aggregates_to_coordinator": to_coordinator},
         }
     )
@@ -222,6 +222,34 @@ def test_a_second_report_that_contradicts_the_first() -> None:
     job, _ = jobs.report(job, "bank", done(job.running))
     job, _ = jobs.report(job, "bank", done(job.steps[-1], transcript_sha256="cd" * 32))
     assert (job.state, job.code) == ("failed", "coordinator.reports_differ")
+
+
+@pytest.mark.parametrize(
+    ("model", "sizes", "possible"),
+    [
+        ({}, (1600, 400), True),
+        ({}, (1500, 400), False),
+        ({"train_rows": 1500}, (1500, 400), True),
+        ({"train_rows": 1500}, (1499, 400), False),
+        ({"train_rows": 1500}, (1501, 400), False),
+        ({"train_rows": 1500}, (1600, 400), False),
+        ({"train_rows": 1700}, (1600, 400), True),
+        ({"train_rows": 1700}, (1599, 400), False),
+        ({"evaluate_rows": 300}, (1600, 300), True),
+        ({"evaluate_rows": 300}, (1701, 300), False),
+        ({"evaluate_rows": 300}, (1600, 301), False),
+        ({"evaluate_rows": 300}, (1600, 299), False),
+        ({"evaluate_rows": 300}, (1701, 299), True),
+        ({"train_rows": 1500, "evaluate_rows": 300}, (1500, 300), True),
+        ({"train_rows": 1500, "evaluate_rows": 300}, (1501, 300), False),
+    ],
+)
+def test_the_rows_reported_are_those_that_the_job_draws(model: dict[str, int], sizes: tuple[int, int], possible: bool) -> None:
+    job = started(**model)
+    assert job.running is not None
+    train, held_out = sizes
+    job, _ = jobs.report(job, "bank", done(job.running, rows_train=train, rows_holdout=held_out))
+    assert job.code == ("" if possible else "coordinator.bad_report")
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,8 @@ SPEC_REFUSALS: dict[str, tuple[Callable[[dict[str, Any]], None], str, str]] = {
     "another normalisation": (set_key("align", "normalise", "digits"), "policy.normalise", "digits"),
     "short key": (set_key("model", "key_bits", 1024), "policy.key_too_short", "1024"),
     "small intersection": (set_key("align", "minimum", 10), "policy.minimum_intersection", "10"),
+    "small sample": (set_key("model", "train_rows", 999), "policy.sample", "train_rows is 999"),
+    "small sample of the evaluation": (set_key("model", "evaluate_rows", 999), "policy.sample", "evaluate_rows is 999"),
     "many rounds": (set_key("model", "rounds", 17), "policy.rounds", "17"),
     "many bands": (set_key("model", "bands", 65), "policy.bands", "65"),
 }
