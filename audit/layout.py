@@ -17,6 +17,8 @@ KEPT_BYTES = 16
 FILTER_REMAINDER_BITS = 61
 """Bits of a masked customer that a published filter holds beside its prefix: a value that is none of the filter's is taken for one
 with a chance below 2**-61, so below 2**-40 for two million of them."""
+ORDER_BYTES = 32
+"""Each side's part in the order of rows."""
 FILTER_PREFIX_MIN = 3
 FILTER_PREFIX_MAX = 28
 """Bits of the prefix: the least for which 2**bits reaches the number of elements."""

@@ -25,6 +25,7 @@ from audit.layout import (
     FILTER_CHANGE_BYTES,
     FILTER_REMAINDER_BITS,
     KEPT_BYTES,
+    ORDER_BYTES,
     POINT_BYTES,
     PRODUCT_BITS,
     RANGE_MAX,
@@ -274,6 +275,7 @@ def _align(f: Figures, round: int, directive: Directive) -> tuple[Part, ...]:
 
 _HASH_FIELD = bytes_field(32)
 _NUMBER_MAX = 1 + varint(2**32 - 1)
+_ORDER = Single("CommonOrder", bytes_field(ORDER_BYTES), bytes_field(ORDER_BYTES))
 
 
 def _optional(kind: str, items: int | None, bits: int) -> Phase:
@@ -288,6 +290,7 @@ def _published(f: Figures) -> tuple[Part, ...]:
         index = size + (1 << filter_prefix_bits(size)) if c.whole else 0
     state = 2 * _HASH_FIELD + number_field(1) + number_field(3)
     return (
+        _ORDER,
         Single("FilterState", state, 2 * _HASH_FIELD + number_field(3) + 4 * _NUMBER_MAX + number_field(1)),
         _optional("FilterIndex", index, 1),
         _optional("FilterRemainders", (size if c.whole else 0) if c else None, FILTER_REMAINDER_BITS),
@@ -303,6 +306,7 @@ def _queried(f: Figures) -> tuple[Part, ...]:
     c = f.filter
     queries, found = (None, None) if c is None else (c.queries, c.found)
     return (
+        _ORDER,
         Single("FilterAsk", 0, 2 * _HASH_FIELD + 2 * _NUMBER_MAX + number_field(1)),
         Single("FilterQueries", *((0, _NUMBER_MAX) if queries is None else (number_field(queries),) * 2)),
         _optional("BlindedPoints", queries, 8 * POINT_BYTES),

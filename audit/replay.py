@@ -43,6 +43,7 @@ MESSAGES = {
     "PsiStart": "how many identifiers this node brings",
     "MaskedPoints": "its identifiers, hashed to the curve and masked by its secret scalar",
     "DoublyMasked": "the other side's masked identifiers, masked once more, in the order received",
+    "CommonOrder": "its random part in the order of the shared rows",
     "FilterAsk": "which key and version of the other side's filter it holds, and how long it may use them",
     "FilterState": "the key, version and digest of its filter, and how it follows from the one the other side holds",
     "FilterQueries": "how many of its identifiers it asks about",

@@ -100,6 +100,12 @@ class DoublyMasked(_message.Message):
     values: bytes
     def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
 
+class CommonOrder(_message.Message):
+    __slots__ = ("share",)
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    share: bytes
+    def __init__(self, share: _Optional[bytes] = ...) -> None: ...
+
 class FilterAsk(_message.Message):
     __slots__ = ("reuse_days", "key", "version", "digest", "renew")
     REUSE_DAYS_FIELD_NUMBER: _ClassVar[int]

@@ -57,7 +57,8 @@ class Setting:
         relation: SHA-256 that names publisher, querier, their data sets and the way to normalise, hex; the same at both.
         identifiers: own ones, normalised and without duplicates.
         minimum: fewest shared customers that this side accepts.
-        drbg: randomness of this attempt; opens ``psi.scalar``, ``psi.tags`` and, at the querier, ``psi.order``.
+        drbg: randomness of this attempt; opens ``psi.common order``, ``psi.scalar``, ``psi.tags`` and, at the
+            querier, ``psi.order``.
         engine: where curve operations run.
         limits: ``psi_elements``, ``psi_batch`` and ``message_bytes`` are used.
         terms: what the policy says of this relation, and how old things are.

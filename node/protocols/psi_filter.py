@@ -5,6 +5,7 @@ of this attempt::
 
     publisher, set Y, scalar b                                   querier, set X, fresh scalar a
     PsiStart |Y|                             <->                 PsiStart |X|
+    CommonOrder r                            <->                 CommonOrder s      fresh, for the order of rows
                                              <--                 FilterAsk      the key and version it holds, its days of reuse
     FilterState  key, version, digest        -->
                                              <--                 FilterQueries  how many of X have no F(x) here yet
@@ -13,7 +14,7 @@ of this attempt::
                                              <--                 BlindedPoints  a H(x), shuffled, for those without F(x)
     EvaluatedPoints  b a H(x)                -->                 b H(x) = a^-1 (b a H(x)), so F(x); the filter holds F(x) or not
                                              <--                 SharedCount, SharedValues  the F(x) it holds, ascending
-    SharedConfirmed  whose F(y) they are     -->                 the common order of rows is that of F
+    SharedConfirmed  whose F(y) they are     -->                 the common order of rows is that of SHA-256(r || s || F)
 
 The asymmetric use of an oblivious pseudorandom function is that of Kiss, Liu, Schneider, Asokan and Pinkas (2017) and of Kales,
 Rechberger, Schneider, Senker and Weinert (2019), who list the compact codes of the large set as well; secure against semi-honest
@@ -26,22 +27,24 @@ same key masks what is new in either set, sends 12 bytes for each change of Y, a
 The publisher compares all 16 bytes of what was found, so even such a one is removed.  And a value that the querier did not get by a
 query it cannot name: the filter does not tell the other bits.
 
+**Order of rows.**  Under one key the order of F is known before a job is; the public coins that hold rows out and draw samples go
+by a row's place, and whoever names the job could try identities until they please him.  So both sides' fresh randomness decides on
+the order, as both scalars do in the symmetric alignment.
+
 **Order of messages.**  The querier's next batch leaves when the last was answered; while the publisher works on one, it masks the
 next.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from audit.layout import (
-    KEPT_BYTES,
-    POINT_BYTES,
-)
+from audit.layout import KEPT_BYTES, ORDER_BYTES, POINT_BYTES
 from node.crypto.curve import SCALAR_BYTES, check_canonical, inverse_scalar
 from node.crypto.elias_fano import VALUE, Filter, contains
 from node.engine.filters import blind_all, multiply_all, unblind_all
@@ -92,6 +95,7 @@ def publish(
             ``psi.filter_values``.
     """
     peer_size = _sizes(ch, s, "querier")
+    own, theirs = _order_shares(ch, s)
     ask = ch.recv(pb.FilterAsk)
     if len(ask.key) not in (0, DIGEST_BYTES) or len(ask.digest) != len(ask.key) or ask.version >= VERSION_MAX:
         raise deviates("psi.filter_request", "The querier asked for a filter in a form that there is not")
@@ -122,7 +126,7 @@ def publish(
     reserve(queries)
     send_edition(ch, s.limits, edition)
     _answer(ch, s, now.scalar, queries)
-    rows = _confirm(ch, s, edition, peer_size)
+    rows = _confirm(ch, s, edition, peer_size, own + theirs)
     alignment = Alignment(rows=rows, own_size=len(s.identifiers), peer_size=peer_size)
     return Outcome(alignment, now if days > 0 else None, new_key=state is None, whole=edition.whole is not None)
 
@@ -137,8 +141,8 @@ def _answer(ch: Channel, s: Setting, scalar: bytes, queries: int) -> None:
         s.progress("align", done, queries)
 
 
-def _confirm(ch: Channel, s: Setting, edition: Edition, peer_size: int) -> NDArray[np.int64]:
-    """Rows of the values that the querier found, by ascending value; those that are none of the own ones are left out."""
+def _confirm(ch: Channel, s: Setting, edition: Edition, peer_size: int, shares: bytes) -> NDArray[np.int64]:
+    """Rows of the values that the querier found, in the common order; those that are none of the own ones are left out."""
     claimed = ch.recv(pb.SharedCount).elements
     if claimed > min(peer_size, len(s.identifiers)):
         raise deviates("psi.more_than_declared", f"The querier says that {claimed} customers are shared, more than the sets have")
@@ -152,7 +156,7 @@ def _confirm(ch: Channel, s: Setting, edition: Edition, peer_size: int) -> NDArr
     send_items(ch, pb.SharedConfirmed, np.packbits(place >= 0), claimed, 1, s.limits)
     rows = edition.rows[order[place[place >= 0]]]
     _check_minimum(len(rows), s.minimum, "The two sets share")
-    return rows
+    return rows[common_order(found[place >= 0], shares)]
 
 
 # ---- the querier ---------------------------------------------------------------------------------------------------------------
@@ -173,6 +177,7 @@ def query(ch: Channel, s: Setting, *, state: Held | None) -> Outcome:
             ``psi.wrong_position``, ``psi.non_canonical_point``, ``psi.low_order_point``, ``psi.repeated_element``.
     """
     peer_size = _sizes(ch, s, "publisher")
+    own, theirs = _order_shares(ch, s)
     usable = state if state is not None and s.terms.key_age < s.terms.reuse_days else None
     ask = pb.FilterAsk(reuse_days=s.terms.reuse_days, renew=state is not None and usable is None)
     if usable is not None:
@@ -193,7 +198,7 @@ def query(ch: Channel, s: Setting, *, state: Held | None) -> Outcome:
     if held is not None:
         values[known >= 0] = held.values[known[known >= 0]]
     _ask(ch, s, new, values)
-    rows = _find(ch, s, coded, values)
+    rows = _find(ch, s, coded, values, theirs + own)
     order = np.argsort(tags)
     kept = Held(told.key, tag_key, told.version, told.digest, coded, tags[order], values[order])
     alignment = Alignment(rows=rows, own_size=len(tags), peer_size=peer_size)
@@ -224,8 +229,8 @@ def _ask(ch: Channel, s: Setting, new: NDArray[np.int64], values: NDArray[np.voi
         s.progress("align", done, len(order))
 
 
-def _find(ch: Channel, s: Setting, coded: Filter, values: NDArray[np.void]) -> NDArray[np.int64]:
-    """Rows whose value the filter holds and the publisher confirms, by ascending value."""
+def _find(ch: Channel, s: Setting, coded: Filter, values: NDArray[np.void], shares: bytes) -> NDArray[np.int64]:
+    """Rows whose value the filter holds and the publisher confirms, in the common order."""
     order = np.argsort(values)
     ordered = values[order]
     if (ordered[1:] == ordered[:-1]).any():
@@ -235,9 +240,9 @@ def _find(ch: Channel, s: Setting, coded: Filter, values: NDArray[np.void]) -> N
     ch.send(pb.SharedCount(elements=len(rows)))
     send_items(ch, pb.SharedValues, values[rows].view(np.uint8), len(rows), 8 * KEPT_BYTES, s.limits)
     bits = np.frombuffer(receive_items(ch, pb.SharedConfirmed, len(rows), 1, s.limits), dtype=np.uint8)
-    rows = rows[np.unpackbits(bits, count=len(rows)).astype(np.bool_)]
+    rows = rows[np.unpackbits(bits, count=len(rows)).astype(np.bool_)].astype(np.int64, copy=False)
     _check_minimum(len(rows), s.minimum, "The two sets share")
-    return rows.astype(np.int64, copy=False)
+    return rows[common_order(values[rows], shares)]
 
 
 # ---- both ----------------------------------------------------------------------------------------------------------------------
@@ -256,6 +261,27 @@ def _sizes(ch: Channel, s: Setting, peer: str) -> int:
         raise PeerError(code, f"The {peer} declared {size} elements; 1 to {most} can be aligned.", remedy="Ask the other side.")
     _check_minimum(min(own, size), s.minimum, "The smaller of the two sets has")
     return size
+
+
+def _order_shares(ch: Channel, s: Setting) -> tuple[bytes, bytes]:
+    """This side's and the other's part in the order of rows."""
+    own = s.drbg.stream("psi.common order").bytes(ORDER_BYTES)
+    ch.send(pb.CommonOrder(share=own))
+    theirs = ch.recv(pb.CommonOrder).share
+    if len(theirs) != ORDER_BYTES:
+        raise deviates("psi.wrong_length", f"A part in the order of rows has {len(theirs)} bytes where {ORDER_BYTES} are due")
+    return own, theirs
+
+
+def common_order(values: NDArray[np.void], shares: bytes) -> NDArray[np.int64]:
+    """Places that put values in the order common to both sides: of their hashes under the publisher's share, then the querier's."""
+    start = hashlib.sha256(b"isthmus filter order v1" + shares)
+    data = bytearray()
+    for value in values:
+        one = start.copy()
+        one.update(value.tobytes())
+        data += one.digest()[:KEPT_BYTES]
+    return np.argsort(np.frombuffer(bytes(data), dtype=VALUE)).astype(np.int64, copy=False)
 
 
 def _check_minimum(size: int, minimum: int, what: str) -> None:

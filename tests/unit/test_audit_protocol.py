@@ -133,6 +133,7 @@ def test_every_message_type_has_its_place() -> None:
     """All types of the peer protocol but the receipt stand in the table, and nothing else does."""
     singles = {
         "PsiStart",
+        "CommonOrder",
         "FilterAsk",
         "FilterState",
         "FilterQueries",

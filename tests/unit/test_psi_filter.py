@@ -19,7 +19,7 @@ from node.engine import InlineEngine
 from node.errors import DataError, IsthmusError, PeerError, PolicyError
 from node.limits import LIMITS, Limits
 from node.protocols.filter_state import Held, Published, Setting, Terms
-from node.protocols.psi_filter import Outcome, publish, query
+from node.protocols.psi_filter import Outcome, common_order, publish, query
 from protos import peer_pb2 as pb
 from tests.pair import Outcome as Pair
 from tests.pair import run_pair
@@ -141,7 +141,7 @@ def test_a_later_job_costs_what_is_new_alone() -> None:
     assert items(first.left_sent, "FilterRemainders") == 60
     assert items(first.left_sent, "FilterIndex") == 60 + 2 ** filter_prefix_bits(60)
     second = parties.shared(large, small)
-    assert size(second.left_sent) < 100
+    assert size(second.left_sent) < 150
     assert not items(second.right_sent, "BlindedPoints")
     # Two customers leave the large side, three come; one comes to the small side, two leave.
     third = parties.shared([*large[2:], *names(80, 83)], [*small[2:], "customer-80"])
@@ -150,8 +150,18 @@ def test_a_later_job_costs_what_is_new_alone() -> None:
     }
     assert counts == {"FilterRemainders": 0, "FilterRemoved": 2, "FilterAdded": 3, "EvaluatedPoints": 1}
     assert parties.publisher.reserved == [20, 0, 1]
-    versions = [pb.FilterState.FromString(pair.left_sent[1][1]).version for pair in (first, second, third)]
+    versions = [pb.FilterState.FromString(pair.left_sent[2][1]).version for pair in (first, second, third)]
     assert versions == [1, 1, 2]
+
+
+def test_the_order_of_rows_is_new_in_each_job_and_hangs_on_both_sides() -> None:
+    parties = Parties()
+    large, small = names(0, 60), names(40, 80)
+    orders = [[large[i] for i in parties.shared(large, small).left.alignment.rows] for _ in range(3)]
+    assert len({tuple(order) for order in orders}) == 3
+    values = parties.publisher.state.values
+    ways = {tuple(common_order(values, shares)) for shares in (bytes(64), bytes(63) + b"1", b"1" + bytes(63))}
+    assert len(ways) == 3
 
 
 def test_the_value_compared_is_the_keyed_function_of_the_identifier() -> None:
@@ -180,7 +190,7 @@ def test_where_one_policy_allows_no_reuse_each_job_starts_afresh(terms: tuple[Te
     keys = set()
     for _ in range(2):
         pair = parties.shared(names(0, 9), names(5, 12))
-        keys.add(pb.FilterState.FromString(pair.left_sent[1][1]).key)
+        keys.add(pb.FilterState.FromString(pair.left_sent[2][1]).key)
         assert items(pair.right_sent, "BlindedPoints") == 7
         assert parties.publisher.state is parties.querier.state is None
     assert len(keys) == 2
@@ -189,10 +199,10 @@ def test_where_one_policy_allows_no_reuse_each_job_starts_afresh(terms: tuple[Te
 @pytest.mark.parametrize("old", ["publisher", "querier"])
 def test_a_key_that_has_served_its_days_is_not_used_again(old: str) -> None:
     parties = Parties()
-    before = pb.FilterState.FromString(parties.shared(names(0, 9), names(5, 12)).left_sent[1][1])
+    before = pb.FilterState.FromString(parties.shared(names(0, 9), names(5, 12)).left_sent[2][1])
     getattr(parties, old).terms = replace(DAYS, key_age=30)
     after = parties.shared(names(0, 9), names(5, 12))
-    told = pb.FilterState.FromString(after.left_sent[1][1])
+    told = pb.FilterState.FromString(after.left_sent[2][1])
     assert told.key != before.key
     assert (told.version, told.base, items(after.right_sent, "BlindedPoints")) == (1, 0, 7)
 
@@ -202,7 +212,7 @@ def test_an_old_filter_is_published_as_a_whole_under_its_key_again() -> None:
     parties.shared(names(0, 9), names(5, 12))
     parties.publisher.terms = replace(DAYS, filter_age=30)
     pair = parties.shared(names(0, 9), names(5, 12))
-    told = pb.FilterState.FromString(pair.left_sent[1][1])
+    told = pb.FilterState.FromString(pair.left_sent[2][1])
     assert (told.version, told.base, items(pair.right_sent, "BlindedPoints")) == (2, 0, 0)
 
 
@@ -224,7 +234,7 @@ def test_a_publisher_that_lost_a_version_does_not_give_its_number_again() -> Non
     before = parties.publisher.state
     parties.shared(names(0, 41), names(30, 45))
     parties.publisher.state = before
-    told = pb.FilterState.FromString(parties.shared(names(0, 42), names(30, 45)).left_sent[1][1])
+    told = pb.FilterState.FromString(parties.shared(names(0, 42), names(30, 45)).left_sent[2][1])
     assert (told.version, told.base) == (3, 0)
 
 
@@ -256,7 +266,7 @@ def test_what_was_masked_once_is_not_lost_with_the_attempt() -> None:
     assert parties.publisher.state is None
     (parties.publisher.state,) = parties.publisher.saved
     pair = parties.shared(names(0, 41), names(30, 45))
-    told = pb.FilterState.FromString(pair.left_sent[1][1])
+    told = pb.FilterState.FromString(pair.left_sent[2][1])
     assert (told.version, told.base, told.key) == (2, 0, key_commitment(parties.publisher.state.scalar))
     assert len(parties.publisher.saved) == 1
 
@@ -304,6 +314,7 @@ FROM_PUBLISHER = [
     ("PsiStart", put(elements=0), "psi.empty_set"),
     ("PsiStart", put(elements=2**40), "psi.too_many_elements"),
     ("PsiStart", put(elements=61), "psi.filter_state"),
+    ("CommonOrder", put(share=b"short"), "psi.wrong_length"),
     ("FilterState", put(key=b"short"), "psi.filter_state"),
     ("FilterState", put(version=0), "psi.filter_state"),
     ("FilterState", put(prefix_bits=7), "psi.filter_state"),
