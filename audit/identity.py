@@ -1,9 +1,9 @@
 """A participant's identity: the key that signs its log, and the key and certificate of its links.
 
-A folder holds ``log.key`` (Ed25519, audit/signing.py), ``tls.key`` (ECDSA P-256, PKCS 8), ``tls.crt`` and ``identity.json``
-(name and role).  The private ones are readable by their owner alone, or they are not read; with a ``secret.json`` beside them
-they are sealed (audit/sealed.py).  The certificate is its own issuer and no authority (CA:FALSE): partners pin it, nobody's
-signature could stand in for it.  It names the host ``<name>.isthmus``, whatever the address.
+A folder holds ``log.key`` (Ed25519, audit/signing.py), ``tls.key`` (ECDSA P-256, PKCS 8), ``tls.crt`` (audit/certificates.py) and
+``identity.json`` (name and role).  The private ones are readable by their owner alone, or they are not read; with a ``secret.json``
+beside them they are sealed (audit/sealed.py).  While the certificate is being renewed (audit/renewal.py) ``next.key`` and
+``next.crt`` are there too; which certificate counts is that of ``tls.key``, at every moment.
 """
 
 from __future__ import annotations
@@ -12,18 +12,15 @@ import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from audit.certificates import is_of_key, new_certificate
 from audit.checkpoint import origin_of
 from audit.errors import UsageError, VerificationError
 from audit.record import sync_folder
@@ -35,15 +32,12 @@ from audit.unlocking import ask_passphrase, default_key_file, read_key_file, rea
 Role = Literal["bank", "platform", "coordinator"]
 
 LOG_KEY, TLS_KEY, TLS_CERTIFICATE, DESCRIPTION = "log.key", "tls.key", "tls.crt", "identity.json"
+NEXT_KEY, NEXT_CERTIFICATE = "next.key", "next.crt"
+RETIRED_KEYS = "retired.keys"
+"""What was sealed under former TLS keys still opens: hexadecimal, a line for each (:func:`audit.certificates.seed_key_of`)."""
 SECRET = "secret.json"
 _STATE = "secrets of jobs"
-CERTIFICATE_YEARS = 10
 FILE_BYTES_MAX = 64 * 2**10
-
-
-def host_of(name: str) -> str:
-    """The name a participant's certificate holds and its partners ask for, at whatever address."""
-    return f"{name}.isthmus"
 
 
 class _Description(BaseModel):
@@ -65,6 +59,10 @@ class Identity:
     tls_certificate_pem: bytes
     state_key: bytes | None = field(repr=False, default=None)
     """What the secrets of jobs are sealed under: 32 bytes; None where the keys rest in clear."""
+    next_certificate_pem: bytes | None = None
+    """The certificate that will replace the present one; its key is not held."""
+    retired_keys: tuple[bytes, ...] = field(repr=False, default=())
+    """What former TLS keys sealed seeds under."""
 
 
 def _utc_now() -> datetime:
@@ -87,14 +85,14 @@ def create_identity(
             f"{name!r} as {role!r} cannot be an identity: {explain(error)}.",
             remedy="Use lower-case letters, digits and hyphens; the role is bank, platform or coordinator.",
         ) from None
-    for file in (SECRET, LOG_KEY, TLS_KEY, TLS_CERTIFICATE, DESCRIPTION):
+    for file in (SECRET, LOG_KEY, TLS_KEY, TLS_CERTIFICATE, NEXT_KEY, NEXT_CERTIFICATE, RETIRED_KEYS, DESCRIPTION):
         if (folder / file).exists():
             raise UsageError(
                 "identity.exists",
                 f"{folder / file} is already there; keys are never overwritten.",
                 remedy="Choose another folder, or move the old keys away if they are no longer needed.",
             )
-    key_pem, certificate_pem = _new_certificate(name, clock())
+    key_pem, certificate_pem = new_certificate(name, clock())
     log_key = SigningKey.generate(origin_of(name))
     root = None if secret is None else new_root()
     private = {LOG_KEY: f"{log_key.private_text()}\n".encode(), TLS_KEY: key_pem}
@@ -127,10 +125,11 @@ def _write_all(folder: Path, files: tuple[tuple[str, bytes, int], ...]) -> None:
         for path in made:
             with contextlib.suppress(OSError):
                 path.unlink()
-        raise _unwritable(folder, error) from None
+        raise unwritable_keys(folder, error) from None
 
 
-def _unwritable(folder: Path, error: OSError) -> UsageError:
+def unwritable_keys(folder: Path, error: OSError) -> UsageError:
+    """``identity.unwritable``."""
     return UsageError(
         "identity.unwritable",
         f"The keys cannot be written to {folder}: {error.strerror}.",
@@ -138,66 +137,65 @@ def _unwritable(folder: Path, error: OSError) -> UsageError:
     )
 
 
-def _new_certificate(name: str, now: datetime) -> tuple[bytes, bytes]:
-    """A P-256 key (PKCS 8 PEM) and its self-signed certificate (PEM)."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host_of(name))])
-    usage = x509.KeyUsage(
-        digital_signature=True, content_commitment=False, key_encipherment=False, data_encipherment=False, key_agreement=False,
-        key_cert_sign=False, crl_sign=False, encipher_only=False, decipher_only=False,
-    )  # fmt: skip
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        # A day back, for partners whose clock is behind.
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=365 * CERTIFICATE_YEARS + CERTIFICATE_YEARS // 4))
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host_of(name))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), certificate.public_bytes(Encoding.PEM)
-
-
-def load_identity(folder: Path, *, key_file: Path | None = None) -> Identity:
+def load_identity(folder: Path, *, key_file: Path | None = None, root: bytes | None = None) -> Identity:
     """Read the identity in ``folder``.
 
     Args:
         key_file: what opens keys that were sealed with a key file; without it the one beside ``folder``
             (:func:`audit.unlocking.default_key_file`).  A passphrase is asked for.
+        root: what :func:`open_root` gave before; then nothing is asked for.
 
     Raises:
         UsageError: ``identity.missing`` (a file is not there or cannot be read), ``identity.permissions`` (a private file that
             group or others can read), ``identity.invalid`` (a file does not hold what it should, or the certificate is of
             another key), ``identity.locked`` (what opens the keys is not there), ``identity.wrong_secret``.
     """
-    private = {file: _read_private(folder / file) for file in (LOG_KEY, TLS_KEY)}
-    root = open_root(folder, key_file=key_file)
-    if root is None and any(map(is_sealed, private.values())):
-        raise _invalid(folder, f"its keys are sealed and {SECRET} is not there")
+    root = root or open_root(folder, key_file=key_file)
+    # A certificate that is put in the place of another meanwhile is seen whole at the second look: see audit.renewal.activate.
+    identity = _load(folder, root) or _load(folder, root)
+    if identity is None:
+        raise _invalid(folder, f"{TLS_CERTIFICATE} is not the certificate of {TLS_KEY}")
+    return identity
+
+
+def _load(folder: Path, root: bytes | None) -> Identity | None:
+    """One look; None where no certificate is that of the TLS key."""
+    private = {file: open_private(folder, file, root) for file in (LOG_KEY, TLS_KEY)}
+    tls_key_pem = private[TLS_KEY]
+    certificate, following = _read(folder / TLS_CERTIFICATE), _read_optional(folder / NEXT_CERTIFICATE)
+    retired = open_private(folder, RETIRED_KEYS, root) if (folder / RETIRED_KEYS).exists() else b""
     try:
-        if root is not None:
-            private = {file: unseal(root, file, data) if is_sealed(data) else data for file, data in private.items()}
         description = _Description.model_validate_json(_read(folder / DESCRIPTION))
         log_key = SigningKey.parse(private[LOG_KEY].decode().strip())
-        tls_key_pem, certificate_pem = private[TLS_KEY], _read(folder / TLS_CERTIFICATE)
-        tls_key = load_pem_private_key(tls_key_pem, password=None)
-        certificate = x509.load_pem_x509_certificate(certificate_pem)
-        of_key = tls_key.public_key() == certificate.public_key()
+        if following is not None and is_of_key(following, tls_key_pem):  # an activation was cut short, or is going on
+            certificate, following = following, None
+        if not is_of_key(certificate, tls_key_pem):
+            return None
+        retired_keys = tuple(bytes.fromhex(line) for line in retired.decode().split())
     except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, VerificationError):
         # Never the parser's own text: it may quote the key.
         raise _invalid(folder, "a file does not hold what it should") from None
     if log_key.name != origin_of(description.name):
         raise _invalid(folder, f"{LOG_KEY} is the key of {log_key.name!r}, not of {description.name!r}")
-    if not of_key:
-        raise _invalid(folder, f"{TLS_CERTIFICATE} is not the certificate of {TLS_KEY}")
     state_key = None if root is None else derive(root, _STATE)
-    return Identity(description.name, description.role, log_key, tls_key_pem, certificate_pem, state_key)
+    return Identity(description.name, description.role, log_key, tls_key_pem, certificate, state_key, following, retired_keys)
+
+
+def open_private(folder: Path, file: str, root: bytes | None) -> bytes:
+    """A private file's content, opened where it is sealed.
+
+    Raises:
+        UsageError: ``identity.missing``, ``identity.permissions``, ``identity.invalid``.
+    """
+    data = _read_private(folder / file)
+    if not is_sealed(data):
+        return data
+    if root is None:
+        raise _invalid(folder, f"its keys are sealed and {SECRET} is not there")
+    try:
+        return unseal(root, file, data)
+    except ValueError:
+        raise _invalid(folder, "a file does not hold what it should") from None
 
 
 def sealed_by(folder: Path) -> Kind | None:
@@ -206,7 +204,7 @@ def sealed_by(folder: Path) -> Kind | None:
     Raises:
         UsageError: ``identity.missing``, ``identity.permissions``, ``identity.invalid``.
     """
-    if not (folder / SECRET).exists() or not all(is_sealed(_read_private(folder / file)) for file in (LOG_KEY, TLS_KEY)):
+    if not (folder / SECRET).exists() or not all(is_sealed(_read_private(folder / file)) for file in private_files(folder)):
         return None
     try:
         return kind_of(_read_private(folder / SECRET))
@@ -252,19 +250,33 @@ def seal_identity(folder: Path, secret: Secret, *, key_file: Path | None = None)
     """
     load_identity(folder, key_file=key_file)
     root = open_root(folder, key_file=key_file) or new_root()
-    private = {file: _read_private(folder / file) for file in (LOG_KEY, TLS_KEY)}
+    private = {file: _read_private(folder / file) for file in private_files(folder)}
     files = {SECRET: wrap_root(root, secret)} | {
         file: seal(root, file, data) for file, data in private.items() if not is_sealed(data)
     }
+    for file, data in files.items():
+        replace_file(folder, file, data, 0o600)
+
+
+def private_files(folder: Path) -> list[str]:
+    """The private files that are there, or should be."""
+    return [LOG_KEY, TLS_KEY, *(file for file in (NEXT_KEY, RETIRED_KEYS) if (folder / file).exists())]
+
+
+def replace_file(folder: Path, file: str, data: bytes, mode: int) -> None:
+    """Put ``data`` in the place of a file of the folder, whole or not at all.
+
+    Raises:
+        UsageError: ``identity.unwritable``.
+    """
+    partial = folder / f"{file}.partial"
     try:
-        for file, data in files.items():
-            partial = folder / f"{file}.partial"
-            partial.unlink(missing_ok=True)
-            _write_all(folder, ((partial.name, data, 0o600),))
-            partial.replace(folder / file)
-            sync_folder(folder)
+        partial.unlink(missing_ok=True)
+        _write_all(folder, ((partial.name, data, mode),))
+        partial.replace(folder / file)
+        sync_folder(folder)
     except OSError as error:
-        raise _unwritable(folder, error) from None
+        raise unwritable_keys(folder, error) from None
 
 
 def _invalid(folder: Path, reason: str) -> UsageError:
@@ -286,6 +298,15 @@ def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(FILE_BYTES_MAX)
+    except OSError:
+        raise _missing(path) from None
+
+
+def _read_optional(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()[:FILE_BYTES_MAX]
+    except FileNotFoundError:
+        return None
     except OSError:
         raise _missing(path) from None
 

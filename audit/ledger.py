@@ -26,7 +26,7 @@ from audit.history import (
     ReportRecord,
 )
 from audit.merkle import Frontier
-from audit.readers import READERS, Disorder, Entry, after_end, key_of, message_of, policy_of
+from audit.readers import READERS, Disorder, Entry, after_end, digest_of, key_of, message_of, policy_of
 from audit.record import Line, parse_entry, read_lines
 
 __all__ = [
@@ -208,6 +208,11 @@ def _read_run(ledger: Ledger, entry: Entry, seq: int, offset: int) -> None:
     elif kind == "commitment":
         if entry.get("what") == "log key":
             ledger.log_keys.append((seq, str(entry.get("sha256"))))
+        elif entry.get("what") == "tls certificate":  # any number of them: certificates are renewed while a process runs
+            try:
+                digest_of(entry)
+            except DataError as error:
+                ledger.fault(LogRejected(error.code, error.message, step=7, log=ledger.name, seq=seq, offset=offset))
     elif kind == "refusal":
         told = Refusal(str(entry.get("of")), str(entry.get("code")), seq)
         if (told.of, told.code) not in {(known.of, known.code) for known in ledger.refusals}:

@@ -1,18 +1,27 @@
-"""The first entries of every run: what runs, and which keys it runs under.  Nodes and coordinator write the same."""
+"""The first entries of every run: what runs, and which keys it runs under.  Nodes and coordinator write the same.
+
+A certificate that is renewed while the process runs is committed to by one more entry, before it is used.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import platform
 from importlib import metadata
+from typing import Any, Protocol
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
-
+from audit.certificates import certificate_sha256
 from audit.identity import Identity
 from audit.record import LogWriter
 
 PACKAGE = "isthmus"
+
+
+class Appends(Protocol):
+    """What is needed of a log."""
+
+    def append(self, kind: str, **fields: Any) -> int:
+        """Write an entry."""
 
 
 def software_fields() -> dict[str, str]:
@@ -24,10 +33,9 @@ def software_fields() -> dict[str, str]:
 
 def key_commitments(identity: Identity) -> dict[str, str]:
     """SHA-256 of the log key (32 bytes, public half) and of the certificate (DER), by what the log calls them."""
-    certificate = x509.load_pem_x509_certificate(identity.tls_certificate_pem).public_bytes(Encoding.DER)
     return {
         "log key": hashlib.sha256(identity.log_key.verifier.public).hexdigest(),
-        "tls certificate": hashlib.sha256(certificate).hexdigest(),
+        "tls certificate": certificate_sha256(identity.tls_certificate_pem),
     }
 
 
@@ -41,3 +49,13 @@ def write_opening(log: LogWriter, identity: Identity) -> None:
     log.append("software", version=software["version"], python=software["python"], lock_sha256=software["lock_sha256"])
     for what, sha256 in key_commitments(identity).items():
         log.append("commitment", what=what, sha256=sha256)
+
+
+def write_renewal(log: Appends, identity: Identity) -> None:
+    """Write the ``commitment`` of a certificate that takes the place of the one before.
+
+    Raises:
+        DataError: ``log.write_failed``.
+    """
+    what = "tls certificate"
+    log.append("commitment", what=what, sha256=key_commitments(identity)[what])

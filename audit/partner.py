@@ -1,7 +1,10 @@
 """Partner files: what two participants exchange once, so that each knows the other's certificate, log key and address.
 
 One canonical JSON document with public material alone.  The fingerprint is what two people compare aloud: it covers the name,
-the role, the certificate and the log key, and not the address, which decides nothing about who is trusted and may change.
+the role, every certificate and the log key, and not the address, which decides nothing about who is trusted and may change.
+
+Version 1 has one certificate.  Version 2 has two: the present one, and the one that will replace it (audit/renewal.py); who adds
+such a file accepts both.  The log key is the same before and after.
 """
 
 from __future__ import annotations
@@ -15,11 +18,12 @@ import rfc8785
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
 
+from audit.certificates import certificate_sha256, host_of
 from audit.checkpoint import origin_of
 from audit.errors import UsageError, VerificationError
-from audit.identity import Identity, Role, host_of
+from audit.identity import Identity, Role
 from audit.signing import VerifierKey
 from audit.spec import Name, explain
 
@@ -28,18 +32,26 @@ PARTNER_SUFFIX = ".partner.json"
 
 Address = Annotated[str, StringConstraints(max_length=260, pattern=r"^$|^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$")]
 """``host:port`` or ``[IPv6]:port``; empty when nobody can dial it."""
+_Pem = Annotated[str, StringConstraints(max_length=8192)]
 
 
 class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    v: Literal[1] = 1
+    v: Literal[1, 2] = 1
     kind: Literal["isthmus.partner"] = "isthmus.partner"
     name: Name
     role: Role
     address: Address
-    certificate: Annotated[str, StringConstraints(max_length=8192)]
+    certificate: _Pem
+    next_certificate: _Pem | None = None
     log_key: Annotated[str, StringConstraints(max_length=512)]
+
+    @model_validator(mode="after")
+    def _next_in_version_2(self) -> _Document:
+        if (self.next_certificate is None) != (self.v == 1):
+            raise ValueError("a next_certificate makes version 2, and version 1 has none")
+        return self
 
 
 @dataclass(frozen=True)
@@ -51,25 +63,33 @@ class Partner:
     address: str
     certificate_pem: bytes
     log_key: VerifierKey
+    next_certificate_pem: bytes | None = None
+
+    @property
+    def trusted_pem(self) -> bytes:
+        """Every certificate that is accepted as this participant's, PEM, one after the other."""
+        return self.certificate_pem + (self.next_certificate_pem or b"")
 
     @property
     def fingerprint(self) -> str:
         """Eight groups of four hexadecimal digits (128 bits of a SHA-256), for two people to compare."""
-        certificate = x509.load_pem_x509_certificate(self.certificate_pem).public_bytes(Encoding.DER)
         content = {
             "kind": "isthmus.partner.fingerprint",
             "name": self.name,
             "role": self.role,
-            "certificate_sha256": hashlib.sha256(certificate).hexdigest(),
+            "certificate_sha256": certificate_sha256(self.certificate_pem),
             "log_key": str(self.log_key),
         }
+        if self.next_certificate_pem is not None:
+            content["next_certificate_sha256"] = certificate_sha256(self.next_certificate_pem)
         digits = hashlib.sha256(rfc8785.dumps(content)).hexdigest()
         return " ".join(digits[i : i + 4] for i in range(0, 32, 4))
 
 
 def partner_of(identity: Identity, *, address: str) -> Partner:
     """The participant's own partner view: what others will see."""
-    return Partner(identity.name, identity.role, address, identity.tls_certificate_pem, identity.log_key.verifier)
+    own = (identity.tls_certificate_pem, identity.log_key.verifier, identity.next_certificate_pem)
+    return Partner(identity.name, identity.role, address, *own)
 
 
 def export_partner(identity: Identity, *, address: str) -> bytes:
@@ -78,18 +98,21 @@ def export_partner(identity: Identity, *, address: str) -> bytes:
     Raises:
         UsageError: ``partner.invalid`` when the address is not ``host:port``.
     """
+    following = identity.next_certificate_pem
     fields = {
+        "v": 1 if following is None else 2,
         "name": identity.name,
         "role": identity.role,
         "address": address,
         "certificate": identity.tls_certificate_pem.decode(),
+        "next_certificate": None if following is None else following.decode(),
         "log_key": str(identity.log_key.verifier),
     }
     try:
         document = _Document.model_validate(fields)
     except ValidationError as error:
         raise _invalid(explain(error)) from None
-    return rfc8785.dumps(document.model_dump(mode="json"))
+    return rfc8785.dumps(document.model_dump(mode="json", exclude_none=True))
 
 
 def _invalid(reason: str) -> UsageError:
@@ -120,14 +143,18 @@ def parse_partner(data: bytes) -> Partner:
         raise _invalid(f"log_key: it is the key of {log_key.name!r}, not of {document.name!r}")
     if document.address and not 0 < int(document.address.rpartition(":")[2]) < 65536:
         raise _invalid("address: the port is out of range")
-    certificate = _certificate(document)
-    return Partner(document.name, document.role, document.address, certificate.public_bytes(Encoding.PEM), log_key)
+    certificate, following = _certificate(document, "certificate"), None
+    if document.next_certificate is not None:
+        following = _certificate(document, "next_certificate")
+        if following == certificate:
+            raise _invalid("next_certificate: it is the present one")
+    return Partner(document.name, document.role, document.address, certificate, log_key, following)
 
 
-def _certificate(document: _Document) -> x509.Certificate:
-    """The one certificate of the document: it must name the partner and be no authority for others."""
+def _certificate(document: _Document, key: str) -> bytes:
+    """The one certificate (PEM) under this key of the document: it must name the partner and be no authority for others."""
     try:
-        found = x509.load_pem_x509_certificates(document.certificate.encode())
+        found = x509.load_pem_x509_certificates(getattr(document, key).encode())
         names = found[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName)
         authority = found[0].extensions.get_extension_for_class(x509.BasicConstraints).value.ca
         found[0].public_key()  # a certificate of no key would be found out only when the link is opened
@@ -139,14 +166,14 @@ def _certificate(document: _Document) -> x509.Certificate:
         x509.DuplicateExtension,
         x509.UnsupportedGeneralNameType,
     ):
-        raise _invalid("certificate: it is no X.509 certificate of an isthmus participant") from None
+        raise _invalid(f"{key}: it is no X.509 certificate of an isthmus participant") from None
     if len(found) != 1:
-        raise _invalid(f"certificate: there are {len(found)} of them, not one")
+        raise _invalid(f"{key}: there are {len(found)} of them, not one")
     if names != [host_of(document.name)]:
-        raise _invalid(f"certificate: it does not name {host_of(document.name)!r}")
+        raise _invalid(f"{key}: it does not name {host_of(document.name)!r}")
     if authority:
-        raise _invalid("certificate: it is one of an authority, which could speak for others")
-    return found[0]
+        raise _invalid(f"{key}: it is one of an authority, which could speak for others")
+    return found[0].public_bytes(Encoding.PEM)
 
 
 def load_partners(folder: Path) -> dict[str, Partner]:

@@ -1,4 +1,4 @@
-"""What ``partner export`` and ``partner add`` do, for a node and for a coordinator alike."""
+"""The group ``partner``, for a node and for a coordinator alike: ``partner export`` and ``partner add``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from audit.console import emit
 from audit.errors import UsageError
 from audit.home import unwritable
 from audit.identity import Identity
+from audit.key_commands import Own
 from audit.partner import PARTNER_SUFFIX, Partner, export_partner, load_partners, parse_partner, partner_of, read_partner
 from audit.record import write_atomic
 
@@ -62,6 +63,9 @@ def add(file: Path, folder: Path, *, check: Callable[[Partner], None], reader: s
         yes: the fingerprint was compared already; do not ask.
         as_json: print the result as JSON.
 
+    A partner that is known may come with other certificates, as long as its log key and role are the same; its fingerprint is
+    compared anew unless the file only drops the former of two certificates.
+
     Raises:
         UsageError: ``partner.exists``, ``partner.not_confirmed``, ``partner.changed``, ``config.unwritable``; those of ``check``,
             :func:`audit.partner.read_partner` and :func:`audit.partner.load_partners`.
@@ -70,14 +74,15 @@ def add(file: Path, folder: Path, *, check: Callable[[Partner], None], reader: s
     target = folder / f"{found.name}{PARTNER_SUFFIX}"
     check(found)
     known = load_partners(folder).get(found.name)
-    if known is not None and known.fingerprint != found.fingerprint:
+    if known is not None and (known.log_key, known.role) != (found.log_key, found.role):
         raise UsageError(
             "partner.exists",
-            f"{found.name!r} is already a partner, with another certificate or log key (fingerprint {known.fingerprint}).",
+            f"{found.name!r} is already a partner, with another log key or role (fingerprint {known.fingerprint}).",
             remedy=f"If the partner really changed its keys, remove {target} first and compare the new fingerprint.",
         )
-    if not yes:
-        _ask(found, reader)
+    change = change_of(known, found)
+    if not yes and change != RETIRED:
+        _ask(found, reader, change)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(target, _same_bytes(file, found))
@@ -89,6 +94,8 @@ def add(file: Path, folder: Path, *, check: Callable[[Partner], None], reader: s
             f"Added {found.name} ({found.role})" + (f", at {found.address}." if found.address else "; it cannot be dialled.")
         )
         console.print(f"  fingerprint  {found.fingerprint}")
+        if change:
+            console.print(f"  {change}; a process that serves takes that up by itself.")
 
     emit(
         {"name": found.name, "role": found.role, "address": found.address, "fingerprint": found.fingerprint, "file": str(target)},
@@ -97,10 +104,30 @@ def add(file: Path, folder: Path, *, check: Callable[[Partner], None], reader: s
     )
 
 
-def _ask(found: Partner, reader: str) -> None:
+RENEWING = "its next certificate is accepted as well from now on"
+RETIRED = "its former certificate is not accepted any more; the other was compared when it was announced"
+REPLACED = "its certificate is another one, which was not announced before"
+
+
+def change_of(known: Partner | None, found: Partner) -> str:
+    """What a partner file changes in whom is trusted, in words; empty for a new partner and for the same certificates.
+
+    ``RETIRED`` alone trusts nobody anew: the certificate that stays is the one that was announced as the next, so that nobody who
+    has the former key can have that one kept in its place.
+    """
+    if known is None or known.fingerprint == found.fingerprint:
+        return ""
+    if found.next_certificate_pem is None:
+        return RETIRED if found.certificate_pem == known.next_certificate_pem else REPLACED
+    return RENEWING if found.certificate_pem in (known.certificate_pem, known.next_certificate_pem) else REPLACED
+
+
+def _ask(found: Partner, reader: str, change: str) -> None:
     click.echo(f"{found.name} ({found.role})", err=True)
     click.echo(f"  address      {found.address or '(cannot be dialled)'}", err=True)
     click.echo(f"  fingerprint  {found.fingerprint}", err=True)
+    if change:
+        click.echo(f"  {change}.", err=True)
     try:
         same = click.confirm(f"Did {reader} read out the same fingerprint to you?", default=False, err=True)
     except click.Abort:
@@ -119,3 +146,61 @@ def _same_bytes(file: Path, expected: Partner) -> bytes:
     if parse_partner(data) != expected:
         raise UsageError("partner.changed", f"{file} changed while its fingerprint was compared.", remedy="Run the command again.")
     return data
+
+
+def partner_group(
+    program: str,
+    *,
+    own: Callable[[Any], Own],
+    folder: Callable[[Any], Path],
+    check: Callable[[Any, Partner], None],
+    readers: tuple[str, str],
+    as_json: Callable[[Any], bool],
+    pass_context: Any,
+    json_option: Any,
+) -> click.Group:
+    """The group.
+
+    Args:
+        program: ``isthmus-node`` or ``isthmus-coordinator``.
+        own: the participant that the program's context describes.
+        folder: where its partner files are.
+        check: raises when such a partner makes no sense there.
+        readers: who must hear the own fingerprint, and who reads out the other one, for example ``"the partner"``.
+        as_json: whether the context asks for JSON.
+        pass_context, json_option: the program's decorators.
+    """
+    mine, theirs = ("bank", "platform") if program == "isthmus-node" else ("coordinator", "bank")
+    exporting = f"  {program} partner export --output {mine}{PARTNER_SUFFIX}"
+    adding = f"  {program} partner add {theirs}{PARTNER_SUFFIX}"
+    example = "\n\n\b\nExample:\n"
+    group = click.Group(
+        "partner",
+        short_help="Exchange partner files.",
+        help=f"Exchange partner files: certificate, log key and address, no secret.{example}{exporting}\n{adding}",
+    )
+
+    @group.command("export", help=f"Write the own partner file, to be sent to {readers[0]}.{example}{exporting}")
+    @click.option(
+        "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file instead of standard output."
+    )
+    @json_option
+    @pass_context
+    def partner_export(context: Any, output: Path | None) -> None:
+        found = own(context)
+        export(found.check(), address=found.address, output=output, reader=readers[0], as_json=as_json(context))
+
+    @group.command(
+        "add",
+        help="Add a partner from its FILE, after its fingerprint was compared; or take up what it changed in its file.  A process "
+        f"that serves takes it up by itself.{example}{adding}",
+    )
+    @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+    @click.option("--yes", is_flag=True, help="Do not ask: the fingerprint was compared by other means.")
+    @json_option
+    @pass_context
+    def partner_add(context: Any, file: Path, yes: bool) -> None:
+        partners, asked = folder(context), as_json(context)
+        add(file, partners, check=lambda found: check(context, found), reader=readers[1], yes=yes, as_json=asked)
+
+    return group

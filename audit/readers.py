@@ -56,6 +56,15 @@ def malformed(reason: str) -> DataError:
     return DataError("audit.field", reason)
 
 
+def digest_of(entry: Entry) -> str:
+    """What a commitment binds to.
+
+    Raises:
+        DataError: ``audit.field``.
+    """
+    return text(entry, "sha256", _HASH)
+
+
 def text(entry: Entry, name: str, pattern: re.Pattern[str] | None = None) -> str:
     """A field that is text (of a pattern)."""
     value = entry.get(name)

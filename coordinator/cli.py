@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from audit import console
-from coordinator.commands import CoordinatorContext, database, jobs, json_option, pass_context, setup
+from coordinator.commands import CoordinatorContext, database, jobs, json_option, pass_context, serving, setup
 from coordinator.demo import cli as demo
 
 
@@ -44,6 +44,7 @@ def main_group(context: CoordinatorContext, config_path: Path) -> None:
 
 
 setup.register(main_group)
+serving.register(main_group)
 jobs.register(main_group)
 database.register(main_group)
 demo.register(main_group)

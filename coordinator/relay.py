@@ -17,8 +17,9 @@ import grpc
 from audit.errors import IsthmusError
 from coordinator.errors import PeerError
 from coordinator.rooms import Attempt, RelayLimits, Room, Rooms
-from coordinator.service import INTERNAL, abort, caller
+from coordinator.service import INTERNAL, abort, enter
 from protos import relay_pb2, relay_pb2_grpc
+from protos.callers import Callers
 
 _log = logging.getLogger("isthmus.coordinator")
 
@@ -33,7 +34,7 @@ class RelayService(relay_pb2_grpc.RelayServicer):
     """``Relay.Exchange``.
 
     Args:
-        pinned: the data parties' certificates (PEM) by name.
+        pinned: the data parties' certificates (PEM, one or more) by name, as they are at each look.
         running: what runs of a job.
         enabled: whether the coordinator's operators let nodes use the relay.
     """
@@ -41,13 +42,14 @@ class RelayService(relay_pb2_grpc.RelayServicer):
     def __init__(
         self, *, pinned: Mapping[str, bytes], running: Running, limits: RelayLimits | None = None, enabled: bool = True
     ) -> None:
-        self._pinned, self._running, self._enabled = pinned, running, enabled
+        self._running, self._enabled = running, enabled
+        self.callers = Callers(pinned)
         self.rooms = Rooms(limits or RelayLimits(), runs=self._runs)
 
     def Exchange(self, request_iterator: Iterator[relay_pb2.Sealed], context: grpc.ServicerContext) -> Iterator[relay_pb2.Sealed]:
         """One node's stream.  A refusal, or the room's failure, ends it with a status whose details are the code alone."""
         try:
-            party = caller(context, self._pinned)
+            party = enter(context, self.callers)
             with self.rooms.stream(party):
                 room = self._enter(party, request_iterator, context)
                 for record in room.records(party):

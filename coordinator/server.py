@@ -12,12 +12,13 @@ from importlib import metadata
 import grpc
 
 from audit.identity import Identity
-from audit.opening import write_opening
+from audit.opening import write_opening, write_renewal
 from audit.record import LogWriter
 from audit.spec import SPEC_BYTES_MAX
+from audit.trust import DataParties, Trust, accepted
 from audit.witness import Witness
 from coordinator.config import CoordinatorConfig
-from coordinator.errors import DataError, TransportError
+from coordinator.errors import DataError, IsthmusError, TransportError
 from coordinator.leader import Leadership, NotLeader
 from coordinator.logged import Logged
 from coordinator.operators import OperatorService
@@ -80,17 +81,15 @@ class Server:
         watch: Watch | None = None,
     ) -> None:
         self._leading, self.watch = leading, watch or Watch(config, leading)
-        identity, partners = config.identity(), config.partners()
-        nodes = {name: p for name, p in partners.items() if p.role != "coordinator"}
-        own = {identity.name: identity.tls_certificate_pem}
-        pinned = {name: partner.certificate_pem for name, partner in nodes.items()}
+        identity = config.identity()
+        self._trust = Trust(
+            identity, keys=config.keys_folder, key_file=config.key_file, partners=config.partners_folder, told=_not_taken_up
+        )
+        own, pinned = self._trust.own(), self._trust.pinned()
         self._pool = futures.ThreadPoolExecutor(STREAMS_MAX, thread_name_prefix="stream")
         self._grpc = grpc.server(self._pool, options=OPTIONS, maximum_concurrent_rpcs=STREAMS_MAX)
         try:
-            credentials = tls.server_credentials(
-                identity.tls_key_pem, identity.tls_certificate_pem, [*own.values(), *pinned.values()]
-            )
-            self.port = tls.bind(self._grpc, config.coordinator.listen, credentials)
+            self.port = tls.bind(self._grpc, config.coordinator.listen, tls.renewable_credentials(self._shown))
         except tls.TlsError as error:
             self._pool.shutdown(wait=False)
             raise TransportError(error.code, error.message, remedy=error.remedy) from None
@@ -108,7 +107,7 @@ class Server:
         self.runner = Runner(
             name=identity.name,
             software=software_version(),
-            partners=nodes,
+            partners=DataParties(self._trust.partners),
             store=self._store,
             log=self._record,
             witness=Witness(log_folder, key=identity.log_key, clock=clock, mirror=mirror),
@@ -118,15 +117,23 @@ class Server:
             jobs_open=config.jobs.open,
             observer=self.watch.metrics,
         )
+        self._trust.committed = self._commit
         self.watch.serve_health(self._grpc, lambda context: caller(context, {**own, **pinned}))
-        control_pb2_grpc.add_ControlServicer_to_server(ControlService(self.runner, pinned), self._grpc)
+        control = ControlService(self.runner, pinned)
+        control_pb2_grpc.add_ControlServicer_to_server(control, self._grpc)
         control_pb2_grpc.add_OperatorServicer_to_server(OperatorService(self.runner, own), self._grpc)
         asked = config.relay
         limits = RelayLimits(rooms=asked.rooms, bytes_per_second=asked.mebibytes_per_second * 2**20)
         self.relay = RelayService(pinned=pinned, running=self.runner.running, limits=limits, enabled=asked.enabled)
+        self._callers = (control.callers, self.relay.callers)
         self.runner.relayed = self.relay.rooms.relayed
         relay_pb2_grpc.add_RelayServicer_to_server(self.relay, self._grpc)
         self.address = f"{config.coordinator.listen.rpartition(':')[0]}:{self.port}"
+
+    @property
+    def identity(self) -> Identity:
+        """Its own, with the certificate that is in use now."""
+        return self._trust.identity
 
     def start(self) -> None:
         """Begin to serve.
@@ -139,9 +146,28 @@ class Server:
         self._grpc.start()
 
     def beat(self) -> None:
-        """Called by the main loop: it goes round, and the runner's lock can be had."""
+        """Called by the main loop: it goes round, and the runner's lock can be had; renewed certificates are taken up."""
         with self.runner.changed:
             self.watch.beat()
+        change = self._trust.refresh()
+        if not change:
+            return
+        if change.own:
+            _log.info("this coordinator's new certificate is used from now on")
+        for name in sorted(change.partners):
+            _log.info("the partner file of %s changed: %s", name, accepted(self._trust.partners[name]), extra={"peer": name})
+        for callers in self._callers:
+            callers.recheck()
+
+    def _shown(self) -> tls.Shown:
+        """What the listener shows, and whom it lets in."""
+        identity = self._trust.identity
+        pinned = [*self._trust.own().values(), *self._trust.pinned().values()]
+        return identity.tls_key_pem, identity.tls_certificate_pem, b"".join(pinned)
+
+    def _commit(self, renewed: Identity) -> None:
+        with self.runner.changed:
+            write_renewal(self._record, renewed)
 
     def drain(self, seconds: float, at_once: threading.Event) -> bool:
         """Direct no further step and wait, at most ``seconds``, for the reports of those that run; whether all have come."""
@@ -164,6 +190,10 @@ class Server:
                 raise
         finally:
             self._store.close()
+
+
+def _not_taken_up(error: IsthmusError) -> None:
+    _log.warning("%s", error, extra={"code": error.code})
 
 
 def _mirror(leading: Leadership | None, identity: Identity) -> LogMirror | None:

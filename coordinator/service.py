@@ -19,6 +19,7 @@ from coordinator.errors import PeerError, TransportError
 from coordinator.runner import Runner
 from operations.gate import Gate, Rate
 from protos import control_pb2, control_pb2_grpc, tls
+from protos.callers import Callers
 
 _log = logging.getLogger("isthmus.coordinator")
 
@@ -53,6 +54,14 @@ def caller(context: grpc.ServicerContext, pinned: Mapping[str, bytes]) -> str:
         raise TransportError(error.code, error.message, remedy=error.remedy) from None
 
 
+def enter(context: grpc.ServicerContext, callers: Callers) -> str:
+    """As :func:`caller`, for a call that lasts: it is cut once its certificate is not pinned any more."""
+    try:
+        return callers.enter(context)
+    except tls.TlsError as error:
+        raise TransportError(error.code, error.message, remedy=error.remedy) from None
+
+
 def abort(context: grpc.ServicerContext, error: IsthmusError, details: str) -> NoReturn:
     """End the call with the error's status."""
     context.abort(_STATUS.get(error.code, grpc.StatusCode.FAILED_PRECONDITION), details)
@@ -60,10 +69,10 @@ def abort(context: grpc.ServicerContext, error: IsthmusError, details: str) -> N
 
 
 class ControlService(control_pb2_grpc.ControlServicer):
-    """The nodes' side.  ``pinned``: the data parties' certificates (PEM) by name."""
+    """The nodes' side.  ``pinned``: the data parties' certificates (PEM, one or more) by name, as they are at each look."""
 
     def __init__(self, runner: Runner, pinned: Mapping[str, bytes]) -> None:
-        self._runner, self._pinned = runner, pinned
+        self._runner, self.callers = runner, Callers(pinned)
         self._gate = Gate("control", streams=STREAMS_OF_ONE)
 
     def Attach(
@@ -72,7 +81,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         """One node's stream, for as long as it lasts."""
         attachment: Attachment | None = None
         try:
-            party = caller(context, self._pinned)
+            party = enter(context, self.callers)
             with self._gate.passing(party):
                 self._hello(party, request_iterator, context)
                 attachment = self._runner.attach(party)

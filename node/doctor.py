@@ -13,12 +13,12 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 import grpc
-from cryptography import x509
 
 from audit.identity import Identity
 from audit.partner import Partner
 from node.config import NodeConfig, load_config, parse_address
 from node.data.report import examine
+from node.doctor_certificates import accepts_next, own_certificate, partner_validity
 from node.doctor_filters import filters
 from node.doctor_peers import told_by
 from node.doctor_report import Check, failed
@@ -30,7 +30,6 @@ from node.runtime.retention import cost
 from protos import tls
 
 CONNECT_SECONDS = 5.0
-EXPIRES_SOON = timedelta(days=60)
 DISK_WARN_BYTES = 2 * 2**30
 DISK_FAIL_BYTES = 200 * 2**20
 EARLIEST_CLOCK = datetime(2025, 1, 1, tzinfo=UTC)
@@ -59,7 +58,7 @@ def diagnose(config_path: Path, *, clock: Clock = _utc_now) -> list[Check]:
         identity = own_identity(config)
         checks.append(Check("keys", "ok", f"{config.keys_folder}: readable by this user alone"))
         checks += encryption(config)
-        checks.append(_validity("certificate", identity.tls_certificate_pem, clock()))
+        checks += own_certificate(identity, clock())
     except IsthmusError as error:
         checks.append(failed("keys", error))
     checks += folders(config)
@@ -140,30 +139,6 @@ def _strangers(config: NodeConfig, policy: Policy) -> list[str]:
         return []
 
 
-def _validity(name: str, certificate_pem: bytes, now: datetime) -> Check:
-    certificate = x509.load_pem_x509_certificate(certificate_pem)
-    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    if now < start:
-        return Check(
-            name,
-            "fail",
-            f"not valid before {start:%Y-%m-%d}: this machine's clock says {now:%Y-%m-%d}",
-            "Set the clock.",
-            "transport.clock",
-        )
-    if now >= end:
-        return Check(
-            name,
-            "fail",
-            f"expired on {end:%Y-%m-%d}",
-            "Make new keys and exchange partner files again.",
-            "transport.certificate_expired",
-        )
-    if end - now < EXPIRES_SOON:
-        return Check(name, "warn", f"expires on {end:%Y-%m-%d}", "Plan new keys and a new exchange of partner files.")
-    return Check(name, "ok", f"valid until {end:%Y-%m-%d}")
-
-
 def _clock(config: NodeConfig, now: datetime) -> Iterator[Check]:
     """The log must not go back in time, and certificates have dates."""
     if now < EARLIEST_CLOCK:
@@ -226,7 +201,7 @@ def _partners(config: NodeConfig, partners: Mapping[str, Partner], identity: Ide
         coordinator = None
         yield failed("coordinator", error)
     if coordinator is not None and identity is not None:
-        yield from _reach("coordinator", coordinator, identity, now, unreachable="fail")
+        yield from _reach("coordinator", coordinator, config, identity, now, unreachable="fail")
     others = [partner for partner in partners.values() if partner.role not in ("coordinator", config.role)]
     if not others:
         yield Check("partners", "warn", "no other party was added", "Add its file with `isthmus-node partner add FILE`.")
@@ -234,11 +209,11 @@ def _partners(config: NodeConfig, partners: Mapping[str, Partner], identity: Ide
         name = f"partner {partner.name}"
         apart = not partner.address and config.node.address is None
         if partner.name in config.relay.always_with or (apart and config.relay.use == "auto"):
-            validity = _validity(name, partner.certificate_pem, now)
+            validity = partner_validity(name, partner, now)
             why = "neither it nor this node has an address" if apart else "node.toml says so"
             yield replace(validity, detail=f"{validity.detail}; {why}: frames go, sealed, through the coordinator's relay")
         elif partner.address and identity is not None:
-            yield from _reach(name, partner, identity, now, unreachable="warn")
+            yield from _reach(name, partner, config, identity, now, unreachable="warn")
         elif apart:
             yield Check(
                 name,
@@ -248,19 +223,19 @@ def _partners(config: NodeConfig, partners: Mapping[str, Partner], identity: Ide
                 "transport.no_route",
             )
         else:
-            yield _validity(name, partner.certificate_pem, now)
+            yield partner_validity(name, partner, now)
 
 
 def _reach(
-    name: str, partner: Partner, identity: Identity, now: datetime, *, unreachable: Literal["warn", "fail"]
+    name: str, partner: Partner, config: NodeConfig, identity: Identity, now: datetime, *, unreachable: Literal["warn", "fail"]
 ) -> Iterator[Check]:
     """Dial a partner: the link must really be TLS, the certificate presented the pinned one; then ask what it runs and its time."""
-    validity = _validity(name, partner.certificate_pem, now)
+    validity = partner_validity(name, partner, now)
     if validity.state == "fail":
         yield validity
         return
     found = tls.explain_failure(
-        partner.address, server_name=partner.name, server_certificate_pem=partner.certificate_pem, timeout=CONNECT_SECONDS
+        partner.address, server_name=partner.name, server_certificate_pem=partner.trusted_pem, timeout=CONNECT_SECONDS
     )
     if found.code != "transport.not_accepted":
         wrong = found.code in ("transport.wrong_certificate", "transport.not_tls")
@@ -270,7 +245,7 @@ def _reach(
     channel = tls.channel(
         partner.address,
         server_name=partner.name,
-        server_certificate_pem=partner.certificate_pem,
+        server_certificate_pem=partner.trusted_pem,
         key_pem=identity.tls_key_pem,
         certificate_pem=identity.tls_certificate_pem,
     )
@@ -279,6 +254,8 @@ def _reach(
         detail = f"{partner.address} speaks {_spoken(partner)} with the pinned certificate and accepts this node's"
         yield Check(name, validity.state, f"{detail}; {validity.detail}", validity.remedy, validity.code)
         yield from told_by(channel, name, partner, seconds=CONNECT_SECONDS)
+        if identity.next_certificate_pem is not None:
+            yield accepts_next(name, partner, config, seconds=CONNECT_SECONDS)
     except grpc.FutureTimeoutError:
         yield Check(name, "fail", found.message, found.remedy, found.code)
     finally:

@@ -28,8 +28,8 @@ drbg: bound reused seed
 engine: kind worker_died workers
 file: unwritable
 health: not_served path_too_long unknown_service
-identity: exists invalid key_beside_keys key_file locked mismatch missing not_sealed permissions unwritable weak_passphrase
-    wrong_secret
+identity: exists invalid key_beside_keys key_file locked mismatch missing next_waits not_sealed permissions unwritable
+    weak_passphrase wrong_secret
 internal: error
 job: ambiguous attempt_reused directive_changed ended illegal_end illegal_transition interrupted no_model not_approved
     not_waiting rejected_here spec_mismatch step_order superseded too_many too_many_attempts unknown unknown_step who
@@ -46,7 +46,7 @@ ot: bad_reply entries rows session_range session_reused stored_keys width
 packing: plaintext_range slot_range
 paillier: ciphertext_length ciphertext_not_unit ciphertext_range key_bits key_even key_h_s key_is_own key_primes key_size
     key_small_factor key_square lengths plaintext_range
-partner: duplicate invalid no_coordinator own_name role unknown unreadable
+partner: duplicate invalid next_not_added no_coordinator own_name role unknown unreadable
 peer: unknown_code version_unknown
 policy: bands coordinator coordinator_unknown dataset_not_offered dataset_partner dataset_unknown disclose_coordinator
     disclose_feature_holder feature_is_label feature_not_offered features_max filter filter_queries key_too_short label_kind
@@ -67,10 +67,10 @@ state: in_use object_array permissions unreadable unwritable write_failed
 store: backup_failed bad_url in_use newer_schema no_database no_driver other_owner read_failed unusable write_failed
 training: bad_directive base_rate directives_differ label_missing no_mask_left one_class preconditioner_range rows_differ
     too_many_columns weight_range
-transport: bad_ack bad_address bad_certificate bad_resume bad_token cannot_listen certificate_expired clock closed
-    foreign_session no_partners no_route no_stream not_accepted not_started not_tls out_of_order oversized party_mismatch
+transport: bad_ack bad_address bad_certificate bad_resume bad_token cannot_listen certificate_expired certificate_expires clock
+    closed foreign_session no_partners no_route no_stream not_accepted not_started not_tls out_of_order oversized party_mismatch
     port_in_use protocol_version refused repeats session_lost silent stopping superseded timeout too_many_streams too_often
-    unreachable window_exceeded wrong_certificate wrong_session wrong_step
+    unreachable window_exceeded withdrawn wrong_certificate wrong_session wrong_step
 witness: forked refused rolled_back unknown unreadable unwritable
 """
 

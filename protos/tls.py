@@ -5,7 +5,9 @@ that
 
 * a server trusts as roots only the pinned certificates, requires one from whoever connects, and then compares the exact DER
   (:func:`authenticate`): a key that a partner signed with its own is not that partner;
-* a client trusts as root only the one certificate of the party it dials, whose host name is ``<name>.isthmus``.
+* a client trusts as root only the certificate of the party it dials, whose host name is ``<name>.isthmus``.
+
+While a party renews its certificate, two are pinned under its name: wherever certificates are pinned, PEM of one or more is meant.
 
 gRPC reports every failed handshake as "unavailable".  :func:`explain_failure` looks again with the standard library's TLS to say
 which it was: nobody there, something that speaks no TLS, or a certificate that is not the pinned one.
@@ -19,7 +21,8 @@ import hashlib
 import re
 import socket
 import ssl
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -29,6 +32,8 @@ PROBE_TIMEOUT = 5.0
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (("grpc.so_reuseport", 0),)
 """Options that every server is made with."""
 _PEM = re.compile(rb"\s*-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----\s*")
+Shown = tuple[bytes, bytes, bytes]
+"""What a server shows and whom it lets in: its private key, its certificate, and all pinned ones, PEM."""
 
 
 class TlsError(Exception):
@@ -63,14 +68,51 @@ def server_credentials(key_pem: bytes, certificate_pem: bytes, pinned: Iterable[
         TlsError: ``transport.no_partners`` when nothing is pinned (gRPC would then fall back to the system's
             authorities or to none), ``transport.bad_certificate``.
     """
-    roots = [_one_certificate(pem) for pem in pinned]
+    roots = _roots(b"".join(pinned))
+    return grpc.ssl_server_credentials([(key_pem, certificate_pem)], root_certificates=roots, require_client_auth=True)
+
+
+def renewable_credentials(current: Callable[[], Shown]) -> grpc.ServerCredentials:
+    """As :func:`server_credentials`, with what ``current`` says at each handshake.  Connections that stand are not touched.
+
+    A state that cannot be used, such as one in which nobody is pinned any more, leaves the credentials as they were: who is let
+    in by them is still refused by :func:`authenticate`, call by call.
+
+    Raises:
+        TlsError: as :func:`server_credentials`, for what ``current`` says now.
+    """
+    lock, used = threading.Lock(), current()
+
+    def configuration(shown: Shown) -> Any:
+        key_pem, certificate_pem, pinned = shown
+        return grpc.ssl_server_certificate_configuration([(key_pem, certificate_pem)], root_certificates=_roots(pinned))
+
+    def fetch() -> Any:
+        nonlocal used
+        with lock:
+            shown = current()
+            if shown == used:
+                return None
+            try:
+                renewed = configuration(shown)
+            except TlsError:
+                return None
+            used = shown
+            return renewed
+
+    return grpc.dynamic_ssl_server_credentials(configuration(used), fetch, require_client_authentication=True)
+
+
+def _roots(pinned: bytes) -> bytes:
+    """Written again as one PEM block for each, so that what becomes a root is what is compared."""
+    roots = [ssl.DER_cert_to_PEM_cert(der).encode("ascii") for der in to_ders(pinned)]
     if not roots:
         raise TlsError(
             "transport.no_partners",
             "No partner certificate is pinned, so nobody could be let in.",
             remedy="Add a partner file with `partner add FILE` before serving.",
         )
-    return grpc.ssl_server_credentials([(key_pem, certificate_pem)], root_certificates=b"".join(roots), require_client_auth=True)
+    return b"".join(roots)
 
 
 def bind(server: grpc.Server, address: str, credentials: grpc.ServerCredentials) -> int:
@@ -112,7 +154,7 @@ def channel(
     """
     split_address(address)
     credentials = grpc.ssl_channel_credentials(
-        root_certificates=_one_certificate(server_certificate_pem), private_key=key_pem, certificate_chain=certificate_pem
+        root_certificates=_roots(server_certificate_pem), private_key=key_pem, certificate_chain=certificate_pem
     )
     # An http_proxy variable in the environment must not decide where a pinned link goes.
     fixed = [("grpc.ssl_target_name_override", host_name(server_name)), ("grpc.enable_http_proxy", 0)]
@@ -141,14 +183,19 @@ def authenticate(context: grpc.ServicerContext, pinned: Mapping[str, bytes]) -> 
         TlsError: ``transport.wrong_certificate``.
     """
     presented = peer_certificate(context)
-    for name, pem in pinned.items():
-        if to_der(pem) == presented:
-            return name
+    name = name_of(presented, pinned)
+    if name is not None:
+        return name
     raise TlsError(
         "transport.wrong_certificate",
         f"The caller's certificate ({fingerprint(presented)}) is not a pinned one.",
         remedy="Exchange partner files again if the partner has made new keys.",
     )
+
+
+def name_of(der: bytes, pinned: Mapping[str, bytes]) -> str | None:
+    """The name under which a certificate is pinned; None when it is not."""
+    return next((name for name, pem in pinned.items() if der in to_ders(pem)), None)
 
 
 def probe_certificate(address: str, *, server_name: str, timeout: float = PROBE_TIMEOUT) -> bytes:
@@ -203,17 +250,18 @@ def explain_failure(address: str, *, server_name: str, server_certificate_pem: b
         der = probe_certificate(address, server_name=server_name, timeout=timeout)
     except TlsError as error:
         return error
-    if der != to_der(server_certificate_pem):
+    pinned = to_ders(server_certificate_pem)
+    if der not in pinned:
         return TlsError(
             "transport.wrong_certificate",
             f"The server at {address} presents a certificate ({fingerprint(der)}) that is not the one pinned for {server_name}"
-            f" ({fingerprint(to_der(server_certificate_pem))}).",
+            f" ({', '.join(map(fingerprint, pinned)) or 'none'}).",
             remedy=f"If {server_name} has made new keys, exchange partner files again; if not, do not connect.",
         )
     return TlsError(
         "transport.not_accepted",
         f"{server_name} at {address} is the right server, but it did not accept this side's certificate or closed the connection.",
-        remedy=f"Ask {server_name} to add this side's partner file and to restart.",
+        remedy=f"Ask {server_name} to add this side's partner file, as it is now.",
     )
 
 
@@ -223,13 +271,32 @@ def to_der(pem: bytes) -> bytes:
     Raises:
         TlsError: ``transport.bad_certificate``.
     """
-    block = _PEM.fullmatch(pem)
-    try:
-        if block is not None:
-            return base64.b64decode(b"".join(block[1].split()), validate=True)
-    except binascii.Error:
-        pass
-    raise TlsError(
+    found = to_ders(pem)
+    if len(found) != 1:
+        raise _bad_certificate()
+    return found[0]
+
+
+def to_ders(pem: bytes) -> tuple[bytes, ...]:
+    """The DER bytes of certificates that follow each other in PEM; none of nothing.
+
+    Raises:
+        TlsError: ``transport.bad_certificate``.
+    """
+    found, at = [], 0
+    while block := _PEM.match(pem, at):
+        try:
+            found.append(base64.b64decode(b"".join(block[1].split()), validate=True))
+        except binascii.Error:
+            break
+        at = block.end()
+    if pem[at:].strip():
+        raise _bad_certificate()
+    return tuple(found)
+
+
+def _bad_certificate() -> TlsError:
+    return TlsError(
         "transport.bad_certificate", "A pinned certificate is not one PEM certificate.", remedy="Export the partner file again."
     )
 
@@ -254,11 +321,6 @@ def split_address(address: str) -> tuple[str, int]:
             remedy="Write, for example, bank.example:7443.",
         )
     return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def _one_certificate(pem: bytes) -> bytes:
-    """The certificate written again as exactly one PEM block, so that what becomes a root is what is compared."""
-    return ssl.DER_cert_to_PEM_cert(to_der(pem)).encode("ascii")
 
 
 def _reason(error: OSError) -> str:

@@ -155,6 +155,7 @@ class World:
     layout: parties.Layout
     config: Any
     nodes: dict[str, _Node]
+    server: Server
 
     def run(self, ask: Ask) -> tuple[str, str]:
         """Run one job to its end; its identity and final state."""
@@ -200,7 +201,7 @@ def world(folder: Path, ask: Ask, *, rounds: int = 2) -> Iterator[World]:
         server.start()
         running = {name: _Node(layout.config(name)) for name in NODES}
         try:
-            yield World(data, layout, config, running)
+            yield World(data, layout, config, running, server)
         finally:
             for node in running.values():
                 node.stop()

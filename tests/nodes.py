@@ -21,7 +21,8 @@ from node.config import NodeConfig, load_config
 from node.engine import InlineEngine
 from node.policy import load_policy
 from node.runtime.jobs import Jobs, NodeParts
-from node.runtime.serve import PeerLinks, peer_server
+from node.runtime.listener import peer_server
+from node.runtime.serve import PeerLinks
 from node.runtime.store import Store
 from node.transport.options import Timeouts
 from node.transport.switchboard import Switchboard
@@ -140,7 +141,7 @@ def node(
     store = Store(config.state_folder)
     log = LogWriter.open(config.state_folder / "log", key=identity.log_key, clock=lambda: datetime.now(UTC))
     board = Switchboard()
-    links = PeerLinks(identity, config.node.address or "", partners, board, timeouts=timeouts, relay=config.relay)
+    links = PeerLinks(lambda: identity, config.node.address or "", partners, board, timeouts=timeouts, relay=config.relay)
     parts = NodeParts(
         config=config,
         policy=load_policy(config.policy_path),
@@ -153,12 +154,13 @@ def node(
     )
     heard = Heard()
     jobs = Jobs(parts, report=heard.report, progress=lambda **_: None, notify=heard.lines.append)
-    server = peer_server(config, identity, partners, permit=jobs.permit, board=board, timeouts=timeouts)
+    pinned = {name: partner.trusted_pem for name, partner in partners.items() if partner.role != "coordinator"}
+    served = peer_server(config, lambda: identity, pinned, permit=jobs.permit, board=board, timeouts=timeouts)
     try:
         yield TestNode(config, identity, store, log, parts, jobs, heard)
     finally:
         jobs.stop(2.0)
-        if server is not None:
-            server.stop(None).wait()
+        if served is not None:
+            served[0].stop(None).wait()
         log.close()
         store.close()

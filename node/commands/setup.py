@@ -1,4 +1,4 @@
-"""Commands that set a node up: ``init``, ``partner export``, ``partner add``, ``keys``, ``datasets``, ``doctor``."""
+"""Commands that set a node up: ``init``, ``partner``, ``keys``, ``datasets``, ``doctor``."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import click
 from pydantic import ValidationError
 from rich.console import Console
 
-from audit import partner_commands
 from audit.console import emit
 from audit.home import make_home
+from audit.key_commands import Own, keys_group
 from audit.partner import PARTNER_SUFFIX, Partner
+from audit.partner_commands import partner_group
 from audit.secret_commands import Keys, chosen_at_init, secret_options
 from audit.spec import explain
 from node.commands import NodeContext, json_option, pass_node
@@ -23,12 +24,6 @@ from node.errors import UsageError
 from node.identity import own_identity
 
 _WILDCARDS = ("0.0.0.0:", "[::]:")
-
-
-def register(group: click.Group) -> None:
-    """Add the commands of this module to the group."""
-    for command in (init, partner, keys, datasets, doctor):
-        group.add_command(command)
 
 
 # --- init -------------------------------------------------------------------------------------------------------------------------
@@ -98,57 +93,6 @@ def init(
 # --- partners ---------------------------------------------------------------------------------------------------------------------
 
 
-@click.group(short_help="Exchange partner files.")
-def partner() -> None:
-    """Exchange partner files: certificate, log key and address, no secret.
-
-    \b
-    Example:
-      isthmus-node partner export --output bank.partner.json
-      isthmus-node partner add platform.partner.json
-    """
-
-
-@partner.command("export")
-@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file instead of standard output.")
-@json_option
-@pass_node
-def partner_export(node: NodeContext, output: Path | None) -> None:
-    """Write this node's own partner file, to be sent to its partners.
-
-    \b
-    Example:
-      isthmus-node partner export --output bank.partner.json
-    """
-    config = node.config()
-    partner_commands.export(
-        own_identity(config), address=config.node.address or "", output=output, reader="the partner", as_json=node.as_json
-    )
-
-
-@partner.command("add")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--yes", is_flag=True, help="Do not ask: the fingerprint was compared by other means.")
-@json_option
-@pass_node
-def partner_add(node: NodeContext, file: Path, yes: bool) -> None:
-    """Add a partner from its FILE, after its fingerprint was compared.
-
-    \b
-    Example:
-      isthmus-node partner add platform.partner.json
-    """
-    config = node.config()
-    partner_commands.add(
-        file,
-        config.partners_folder,
-        check=lambda found: _check_partner(config, found),
-        reader="the partner",
-        yes=yes,
-        as_json=node.as_json,
-    )
-
-
 def _check_partner(config: NodeConfig, found: Partner) -> None:
     if found.name == config.name:
         raise UsageError(
@@ -164,51 +108,23 @@ def _check_partner(config: NodeConfig, found: Partner) -> None:
         )
 
 
-# --- keys -------------------------------------------------------------------------------------------------------------------------
+def _own(node: NodeContext) -> Own:
+    config = node.config()
+    keys = Keys(config.keys_folder, config.key_file, config.path.name)
+    return Own(keys, config.node.address or "", lambda: own_identity(config))
 
 
-@click.group(short_help="Encrypt the private keys, or change what opens them.")
-def keys() -> None:
-    """Encrypt the private keys, or change what opens them.  The keys stay the same, and so does the fingerprint.
-
-    \b
-    Example:
-      isthmus-node keys encrypt
-      isthmus-node keys rewrap --key-file /mnt/keys/bank.key
-    """
-
-
-@keys.command("encrypt")
-@secret_options
-@json_option
-@pass_node
-def keys_encrypt(node: NodeContext, key_file: Path | None, passphrase: bool) -> None:
-    """Encrypt private keys that an older version left in clear: with the configured key file unless told otherwise.
-
-    \b
-    Example:
-      isthmus-node keys encrypt
-      isthmus-node keys encrypt --passphrase
-    """
-    _keys(node.config()).encrypt(key_file=key_file, passphrase=passphrase, as_json=node.as_json)
-
-
-@keys.command("rewrap")
-@secret_options
-@json_option
-@pass_node
-def keys_rewrap(node: NodeContext, key_file: Path | None, passphrase: bool) -> None:
-    """Put the private keys under another passphrase or key file.  A serving node may stay up.
-
-    \b
-    Example:
-      isthmus-node keys rewrap --passphrase
-    """
-    _keys(node.config()).rewrap(key_file=key_file, passphrase=passphrase, as_json=node.as_json)
-
-
-def _keys(config: NodeConfig) -> Keys:
-    return Keys(config.keys_folder, config.key_file, config.path.name)
+partner = partner_group(
+    "isthmus-node",
+    own=_own,
+    folder=lambda node: node.config().partners_folder,
+    check=lambda node, found: _check_partner(node.config(), found),
+    readers=("the partner", "the partner"),
+    as_json=lambda node: node.as_json,
+    pass_context=pass_node,
+    json_option=json_option,
+)
+keys = keys_group("isthmus-node", own=_own, as_json=lambda node: node.as_json, pass_context=pass_node, json_option=json_option)
 
 
 # --- data sets and health ---------------------------------------------------------------------------------------------------------
@@ -275,3 +191,9 @@ def doctor(node: NodeContext) -> int:
 
     emit({"checks": [check.document() for check in checks]}, as_json=node.as_json, human=human)
     return 1 if any(check.state == "fail" for check in checks) else 0
+
+
+def register(group: click.Group) -> None:
+    """Add the commands of this module to the group."""
+    for command in (init, partner, keys, datasets, doctor):
+        group.add_command(command)

@@ -1,7 +1,8 @@
 """The job's seed: 32 bytes from the operating system, committed in the log, sealed on disk under the node's key.
 
 The sealing key comes from the root that the operator's passphrase or key file opens (audit/sealed.py); where keys rest in clear,
-and in files from before they were sealed, it is HKDF-SHA256 (RFC 5869) of the node's TLS private key.  The file is AES-256-GCM
+and in files from before they were sealed, it is HKDF-SHA256 (RFC 5869) of the node's TLS private key of that time, which renewing
+the certificate keeps (``retired.keys``).  The file is AES-256-GCM
 (NIST SP 800-38D) over salt and seed, bound to the job.  The commitment is SHA-256("isthmus seed v1" | salt | seed): the salt keeps
 it from being searched, and both are shown to an auditor on the node's premises alone.
 """
@@ -14,11 +15,9 @@ import os
 from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
+from audit.certificates import seed_key_of
 from audit.identity import Identity
 from audit.sealed import derive
 from node.crypto.drbg import SEED_BYTES
@@ -46,10 +45,8 @@ class Seed:
 
 def _sealing_keys(identity: Identity) -> list[AESGCM]:
     """What seeds are sealed under: the first of these now, any of them before."""
-    pair = load_pem_private_key(identity.tls_key_pem, password=None)
-    material = pair.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-    own = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=_DOMAIN + b" sealing").derive(material)
-    keys = [own] if identity.state_key is None else [derive(identity.state_key, "seeds"), own]
+    clear = [seed_key_of(identity.tls_key_pem), *identity.retired_keys]
+    keys = clear if identity.state_key is None else [derive(identity.state_key, "seeds"), *clear]
     return [AESGCM(key) for key in keys]
 
 

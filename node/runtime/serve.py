@@ -9,26 +9,25 @@ import fcntl
 import hashlib
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
-from concurrent import futures
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-import grpc
-
 from audit.identity import Identity
-from audit.opening import write_opening
+from audit.opening import write_opening, write_renewal
 from audit.partner import Partner
 from audit.record import LogWriter
 from audit.spec import JobSpec
+from audit.trust import Change, Trust
 from audit.witness import Witness
 from node.config import NodeConfig, RelaySection
 from node.engine import make_engine
 from node.errors import TransportError, UsageError
-from node.identity import coordinator_of, known_partners, own_identity
+from node.identity import coordinator_of, own_identity
 from node.limits import LIMITS, Limits
 from node.policy import Policy, load_policy
 from node.runtime.cosigning import CosignedLog
@@ -36,24 +35,25 @@ from node.runtime.execution import StepLink
 from node.runtime.jobs import Jobs, NodeParts
 from node.runtime.journal import StepLabels
 from node.runtime.leaving import leave
+from node.runtime.listener import peer_server
 from node.runtime.observe import SILENT, Observer
+from node.runtime.renewing import Renewing
 from node.runtime.store import SERVE_LOCK, Store
 from node.runtime.watching import Watch
 from node.transport.channel import PROTOCOL_VERSION, GrpcChannel
 from node.transport.client import dial
 from node.transport.control import ControlClient
-from node.transport.errors import from_tls
-from node.transport.options import TIMEOUTS, Timeouts, server_options
+from node.transport.options import TIMEOUTS, Timeouts
 from node.transport.relay import meet
-from node.transport.servicer import PeerServicer, accept
-from node.transport.session import OnWait
+from node.transport.servicer import accept
+from node.transport.session import OnWait, Session
 from node.transport.switchboard import Switchboard
-from protos import peer_pb2, peer_pb2_grpc, tls
+from operations.logs import fault
+from protos import peer_pb2
 
 POLL_SECONDS = 0.3
 """How often the serving process looks for decisions made at the command line."""
 STOP_SECONDS = 3.0
-_STREAM_THREADS = 32
 _ATTACH_SECONDS = 3.0
 
 Notify = Callable[[str], None]
@@ -88,7 +88,8 @@ def route(spec: JobSpec, *, me: str, own_address: str, peer: Partner, relay: Rel
 class PeerLinks:
     """Opens the stream of an attempt, or waits for it, whichever side this node is; or meets the peer at the relay."""
 
-    identity: Identity
+    current: Callable[[], Identity]
+    """This node, with the certificate of now."""
     own_address: str
     partners: Mapping[str, Partner]
     board: Switchboard
@@ -99,11 +100,27 @@ class PeerLinks:
     told: set[str] = field(default_factory=set)
     """Jobs whose operator was told that they take the relay."""
     observer: Observer = SILENT
+    dialled: weakref.WeakSet[Session] = field(default_factory=weakref.WeakSet)
+    """Sessions whose streams this side begins."""
+
+    @property
+    def me(self) -> str:
+        """This node's name."""
+        return self.current().name
+
+    def relink(self, change: Change) -> None:
+        """After a change of certificates: begin anew the streams that were made with the former ones.  Sessions go on."""
+        for session in list(self.dialled):
+            if change.own or session.peer in change.partners or any(self._relays(name) for name in change.partners):
+                session.relink()
+
+    def _relays(self, name: str) -> bool:
+        return name in self.partners and self.partners[name].role == "coordinator"
 
     def connect(self, labels: StepLabels, spec: JobSpec, stop: threading.Event, on_wait: OnWait) -> StepLink:
         """See ``node.runtime.execution.Connect``."""
-        peer = self.partners[spec.peer_of(self.identity.name).name]
-        opening = peer_pb2.Open(protocol=PROTOCOL_VERSION, party=self.identity.name, **labels.fields())
+        peer = self.partners[spec.peer_of(self.me).name]
+        opening = peer_pb2.Open(protocol=PROTOCOL_VERSION, party=self.me, **labels.fields())
         link = self._open(labels, spec, peer, opening, stop, on_wait)
         self.observer.linked(link)
         return link
@@ -111,18 +128,29 @@ class PeerLinks:
     def _open(
         self, labels: StepLabels, spec: JobSpec, peer: Partner, opening: peer_pb2.Open, stop: threading.Event, on_wait: OnWait
     ) -> GrpcChannel:
-        way = route(spec, me=self.identity.name, own_address=self.own_address, peer=peer, relay=self.relay)
+        way = route(spec, me=self.me, own_address=self.own_address, peer=peer, relay=self.relay)
         if way == "dial":
-            return dial(peer, self.identity, opening, limits=self.limits, timeouts=self.timeouts, stop=stop, on_wait=on_wait)
+            link = dial(
+                peer,
+                self.current(),
+                opening,
+                limits=self.limits,
+                timeouts=self.timeouts,
+                stop=stop,
+                on_wait=on_wait,
+                latest=lambda: (self.partners[peer.name], self.current()),
+            )
+            self.dialled.add(link.session)
+            return link
         if way == "accept":
             return accept(self.board, peer.name, opening, limits=self.limits, timeouts=self.timeouts, stop=stop, on_wait=on_wait)
         coordinator = self.partners[spec.coordinator]
         if labels.job not in self.told:
             self.told.add(labels.job)
             self.notify(f"job {labels.job[:12]}: frames to {peer.name} go, sealed, through the relay of {coordinator.name}")
-        return meet(
+        link = meet(
             coordinator,
-            self.identity,
+            self.current(),
             peer,
             spec,
             opening,
@@ -131,7 +159,10 @@ class PeerLinks:
             timeouts=self.timeouts,
             stop=stop,
             on_wait=on_wait,
+            latest=lambda: (self.partners[coordinator.name], self.current()),
         )
+        self.dialled.add(link.session)
+        return link
 
 
 @contextlib.contextmanager
@@ -188,43 +219,6 @@ def policy_fields(policy: Policy, config: NodeConfig) -> dict[str, Any]:
     }
 
 
-def peer_server(
-    config: NodeConfig,
-    identity: Identity,
-    partners: Mapping[str, Partner],
-    *,
-    permit: Callable[[str, str], None],
-    board: Switchboard,
-    limits: Limits = LIMITS,
-    timeouts: Timeouts = TIMEOUTS,
-    watch: Watch | None = None,
-) -> grpc.Server | None:
-    """The listener for other nodes, started; None where the configuration names no ``listen``.  There is no way to serve
-    without TLS.  With ``watch`` it has the standard health service too.
-
-    Raises:
-        TransportError: ``transport.port_in_use``, ``transport.no_partners``, ``transport.bad_address``.
-    """
-    if config.node.listen is None:
-        return None
-    pinned = {name: partner.certificate_pem for name, partner in partners.items() if partner.role != "coordinator"}
-    pool = futures.ThreadPoolExecutor(max_workers=_STREAM_THREADS, thread_name_prefix="peer")
-    server = grpc.server(pool, options=server_options(limits), maximum_concurrent_rpcs=_STREAM_THREADS)
-    servicer = PeerServicer(pinned=pinned, permit=permit, board=board, limits=limits, timeouts=timeouts)
-    peer_pb2_grpc.add_PeerServicer_to_server(servicer, server)
-    if watch is not None:
-        servicer.refused = watch.refused
-        watch.serve_health(server, pinned)
-    try:
-        credentials = tls.server_credentials(identity.tls_key_pem, identity.tls_certificate_pem, pinned.values())
-        tls.bind(server, config.node.listen, credentials)
-    except tls.TlsError as error:
-        server.stop(None)
-        raise from_tls(error) from None
-    server.start()
-    return server
-
-
 def serve(
     config: NodeConfig,
     *,
@@ -245,17 +239,26 @@ def serve(
     Raises:
         UsageError, TransportError, VerificationError: why the node cannot start, or cannot ever attach to its coordinator.
     """
-    identity, partners, policy = own_identity(config), known_partners(config), load_policy(config.policy_path)
-    coordinator = coordinator_of(config, partners)
     control: ControlClient
     watch = Watch(config, notify, lambda: control)
     notify = watch.notify
+    identity, policy = own_identity(config), load_policy(config.policy_path)
+    trust = Trust(
+        identity,
+        keys=config.keys_folder,
+        key_file=config.key_file,
+        partners=config.partners_folder,
+        told=lambda error: notify(fault(error)),
+    )
+    partners = trust.partners
+    coordinator = coordinator_of(config, partners)
     with contextlib.ExitStack() as stack:
         stack.enter_context(state_lock(config.state_folder))
         store = Store(config.state_folder, identity.state_key)
         stack.callback(store.close)
         log = open_log(config, identity, policy)
         stack.callback(log.close)
+        trust.committed = lambda renewed: write_renewal(log, renewed)
         cosigned = CosignedLog(
             log,
             Witness(config.state_folder / "log", key=identity.log_key, clock=lambda: datetime.now(UTC)),
@@ -269,7 +272,7 @@ def serve(
         board = Switchboard()
         timeouts = replace(timeouts, patience=float(policy.links.patience))
         links = PeerLinks(
-            identity,
+            lambda: trust.identity,
             config.node.address or "",
             partners,
             board,
@@ -306,20 +309,38 @@ def serve(
             on_attach=jobs.on_attach,
             notify=notify,
             timeouts=timeouts,
+            latest=lambda: (partners[coordinator.name], trust.identity),
         )
         jobs.recover()
         cosigned.checkpoint()
         watch.open(stack, jobs=store.job_counts, workers=engine.workers)
-        server = peer_server(
-            config, identity, partners, permit=jobs.permit, board=board, limits=limits, timeouts=timeouts, watch=watch
+        served = peer_server(
+            config,
+            lambda: trust.identity,
+            trust.pinned(),
+            permit=jobs.permit,
+            board=board,
+            limits=limits,
+            timeouts=timeouts,
+            watch=watch,
         )
-        if server is not None:
+        if served is not None:
+            server = served[0]
             stack.callback(lambda: server.stop(grace=0.5).wait(STOP_SECONDS))
             stack.callback(board.close)
+        renewing = Renewing(
+            trust,
+            coordinator.name,
+            control,
+            links.relink,
+            servicer=None if served is None else served[1],
+            idle=lambda: not store.job_counts().get("running"),
+            notify=notify,
+        )
         control.start()
         stack.callback(control.stop)
         stack.callback(jobs.stop, STOP_SECONDS)
-        _wait(config, control, jobs, stop, watch)
+        _wait(config, control, jobs, stop, watch, renewing)
         leave(
             jobs,
             cosigned,
@@ -331,7 +352,7 @@ def serve(
         )
 
 
-def _wait(config: NodeConfig, control: ControlClient, jobs: Jobs, stop: threading.Event, watch: Watch) -> None:
+def _wait(config: NodeConfig, control: ControlClient, jobs: Jobs, stop: threading.Event, watch: Watch, renewing: Renewing) -> None:
     """Say that the node is ready, then act on decisions until told to stop."""
     control.attached.wait(_ATTACH_SECONDS)
     if control.fatal is not None:
@@ -343,6 +364,7 @@ def _wait(config: NodeConfig, control: ControlClient, jobs: Jobs, stop: threadin
         if control.fatal is not None:
             raise control.fatal
         watch.beat()
+        renewing.look()
         jobs.poll()
     watch.stopping()
     watch.notify(f"isthmus-node {config.name}: stopping")

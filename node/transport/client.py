@@ -52,6 +52,8 @@ class Carrier(Protocol):
 
 Reach = Callable[[Iterator[peer_pb2.Frame]], Carrier]
 """Begins a new stream to the peer that sends what the iterator gives."""
+Latest = Callable[[], tuple[Partner, Identity]]
+"""Whom to dial, and as whom, as it is now."""
 Explain = Callable[[IsthmusError], IsthmusError]
 """Why a stream really ended, where the carrier says less than can be found out."""
 
@@ -65,8 +67,12 @@ def dial(
     timeouts: Timeouts = TIMEOUTS,
     stop: threading.Event | None = None,
     on_wait: OnWait | None = None,
+    latest: Latest | None = None,
 ) -> GrpcChannel:
     """Open the session that ``opening`` describes, dialling again with growing pauses while the partner is not up.
+
+    Args:
+        latest: gives partner and identity anew for each stream, where certificates may be renewed meanwhile.
 
     Raises:
         TransportError: ``transport.no_route``, ``transport.wrong_certificate``, ``transport.stopping``; after
@@ -82,11 +88,13 @@ def dial(
             remedy="Give one of the two nodes an address and exchange its partner file again.",
         )
 
+    now = latest or (lambda: (partner, identity))
+
     def reach(frames: Iterator[peer_pb2.Frame]) -> Carrier:
-        return _Call(secure_channel(partner, identity, limits), frames)
+        return _Call(secure_channel(*now(), limits), frames)
 
     def cause_of(error: IsthmusError) -> IsthmusError:
-        return explain(partner) if error.code == "transport.unreachable" else error
+        return explain(now()[0]) if error.code == "transport.unreachable" else error
 
     session = Session(peer=partner.name, calls=True, token=os.urandom(TOKEN_BYTES), limits=limits, timeouts=timeouts)
     return open_session(session, opening, reach, cause_of, limits=limits, stop=stop, on_wait=on_wait)
@@ -165,16 +173,22 @@ class _Call:
 def secure_channel(
     partner: Partner, identity: Identity, limits: Limits = LIMITS, *, pinging: Timeouts | None = None
 ) -> grpc.Channel:
-    """A channel to ``partner`` that trusts its pinned certificate alone; ``pinging`` as in ``client_options``.
+    """A channel to ``partner`` that trusts its pinned certificate, or the two, alone; ``pinging`` as in ``client_options``.
 
     Raises:
-        TransportError: ``transport.bad_address``.
+        TransportError: ``transport.bad_address``; ``transport.withdrawn``: none is pinned any more.
     """
+    if not partner.trusted_pem:
+        raise TransportError(
+            "transport.withdrawn",
+            f"The partner file of {partner.name} was taken away, or replaced by one with other keys, since this node started.",
+            remedy="Add it again with `isthmus-node partner add FILE`; with other keys, start `serve` again too.",
+        )
     try:
         return tls.channel(
             partner.address,
             server_name=partner.name,
-            server_certificate_pem=partner.certificate_pem,
+            server_certificate_pem=partner.trusted_pem,
             key_pem=identity.tls_key_pem,
             certificate_pem=identity.tls_certificate_pem,
             options=client_options(limits, pinging=pinging),
@@ -185,4 +199,4 @@ def secure_channel(
 
 def explain(partner: Partner) -> TransportError:
     """Why ``partner`` could not be reached: gRPC says the same of a closed port and of a wrong certificate."""
-    return from_tls(tls.explain_failure(partner.address, server_name=partner.name, server_certificate_pem=partner.certificate_pem))
+    return from_tls(tls.explain_failure(partner.address, server_name=partner.name, server_certificate_pem=partner.trusted_pem))

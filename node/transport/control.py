@@ -20,7 +20,7 @@ import grpc
 from audit.identity import Identity
 from audit.partner import Partner
 from node.errors import IsthmusError, PeerError, TransportError
-from node.transport.client import explain, secure_channel
+from node.transport.client import Latest, explain, secure_channel
 from node.transport.errors import from_rpc
 from node.transport.options import TIMEOUTS, Backoff, Timeouts
 from operations.logs import Line
@@ -80,6 +80,7 @@ class ControlClient:
         handle: called with every directive after ``Welcome``, one at a time, in order; must not block.
         on_attach: called after every ``Welcome``; reports again what the coordinator may have missed.
         notify: called with one readable line whenever the state of the link changes.
+        latest: gives coordinator and identity anew for each stream, where certificates may be renewed meanwhile.
     """
 
     def __init__(
@@ -92,8 +93,11 @@ class ControlClient:
         on_attach: Callable[[], None],
         notify: Callable[[str], None],
         timeouts: Timeouts = TIMEOUTS,
+        latest: Latest | None = None,
     ) -> None:
         self._coordinator, self._identity, self._software = coordinator, identity, software
+        self._latest = latest or (lambda: (coordinator, identity))
+        self._renewing = False
         self._handle, self._on_attach, self._notify, self._timeouts = handle, on_attach, notify, timeouts
         self._stop = threading.Event()
         self._current: _Attachment | None = None
@@ -135,6 +139,13 @@ class ControlClient:
             call.cancel()
         self._thread.join(self._timeouts.close / 2)
 
+    def reattach(self) -> None:
+        """Attach on a new connection, which shows and accepts the certificates of now.  What is not reported is repeated."""
+        with self._lock:
+            self._renewing, call = True, self._call
+        if call is not None:
+            call.cancel()
+
     def report(self, report: control_pb2.Report) -> None:
         """Send a report if attached; thread-safe, never blocks."""
         with self._lock:
@@ -161,6 +172,8 @@ class ControlClient:
                 backoff.reset()
                 self._say(f"the coordinator {self._coordinator.name} closed the stream; attaching again")
             except IsthmusError as error:
+                if self._renewing:
+                    continue
                 if error.code in _PERMANENT and not self.attached.is_set():
                     self.fatal = error
                     break
@@ -179,15 +192,19 @@ class ControlClient:
         self._last_line = line
 
     def _attach_once(self) -> None:
-        coordinator, attachment = self._coordinator, _Attachment()
-        self._attached_now = False
-        channel = secure_channel(coordinator, self._identity, pinging=self._timeouts)
+        attachment, self._attached_now = _Attachment(), False
+        with self._lock:
+            self._renewing = False
+        coordinator, identity = self._latest()
+        channel = secure_channel(coordinator, identity, pinging=self._timeouts)
         hello = control_pb2.Hello(protocol=CONTROL_VERSION, party=self._identity.name, software=self._software)
         attachment.put(control_pb2.Report(hello=hello))
         try:
             call = control_pb2_grpc.ControlStub(channel).Attach(attachment.reports())
             with self._lock:
-                self._call = call
+                self._call, late = call, self._renewing
+            if late:
+                call.cancel()
             self._converse(call, attachment)
         except grpc.RpcError as error:
             cause = from_rpc(error, peer=f"the coordinator {coordinator.name}")

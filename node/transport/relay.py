@@ -25,7 +25,7 @@ from audit.spec import JobSpec
 from node.errors import IsthmusError, PeerError, TransportError
 from node.limits import LIMITS, Limits
 from node.transport.channel import GrpcChannel
-from node.transport.client import explain, open_session, secure_channel
+from node.transport.client import Latest, explain, open_session, secure_channel
 from node.transport.opening import TOKEN_BYTES, check_open
 from node.transport.options import ENVELOPE_BYTES, TIMEOUTS, Timeouts, chunk_bytes
 from node.transport.sealing import SEALING_VERSION, Handshake, Kind, Meeting, Opener, Sealer, Side
@@ -194,8 +194,11 @@ def meet(
     timeouts: Timeouts = TIMEOUTS,
     stop: threading.Event | None = None,
     on_wait: OnWait | None = None,
+    latest: Latest | None = None,
 ) -> GrpcChannel:
     """Open the session that ``opening`` describes through the relay; the peer does the same.
+
+    ``latest`` gives coordinator and identity anew for each stream, where certificates may be renewed meanwhile.
 
     Both nodes begin a new stream when one breaks.  As between two nodes that can both be reached, the feature holder calls
     and the label holder answers.
@@ -208,6 +211,7 @@ def meet(
         PeerAborted: the peer refused and told a code.
     """
 
+    now = latest or (lambda: (coordinator, identity))
     calls = spec.feature_holder.name == identity.name
     if calls:
         session = Session(peer=peer.name, calls=True, token=os.urandom(TOKEN_BYTES), limits=limits, timeouts=timeouts)
@@ -218,11 +222,11 @@ def meet(
     def reach(frames: Iterator[peer_pb2.Frame]) -> _Stream:
         if session.settled:  # a last word is not worth waiting at the relay for: the coordinator tells the peer of the end
             raise TransportError("relay.ended", f"The session with {peer.name} has ended.")
-        where = (coordinator, identity, peer, spec, opening, frames, limits, timeouts)
+        where = (*now(), peer, spec, opening, frames, limits, timeouts)
         return _Stream(*where) if calls else _Admitting(*where, board=board)
 
     def cause_of(error: IsthmusError) -> IsthmusError:
-        return explain(coordinator) if error.code == "transport.unreachable" else error
+        return explain(now()[0]) if error.code == "transport.unreachable" else error
 
     return open_session(session, opening, reach, cause_of, limits=limits, stop=stop, on_wait=on_wait)
 

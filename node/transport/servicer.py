@@ -19,6 +19,7 @@ from node.transport.session import OnWait
 from node.transport.switchboard import Switchboard
 from operations.gate import Gate
 from protos import peer_pb2, peer_pb2_grpc, tls
+from protos.callers import Callers
 
 _log = logging.getLogger("isthmus.node.transport")
 
@@ -27,7 +28,7 @@ class PeerServicer(peer_pb2_grpc.PeerServicer):
     """``Peer.Exchange``.
 
     Args:
-        pinned: certificates (PEM) by partner name: who may connect at all.
+        pinned: certificates (PEM, one or more) by partner name, as they are at each look: who may connect at all.
         permit: raises ``IsthmusError`` unless this node knows the job, approved it, and the named partner is its other party.
     """
 
@@ -42,13 +43,14 @@ class PeerServicer(peer_pb2_grpc.PeerServicer):
     ) -> None:
         self.refused: Callable[[IsthmusError], None] = lambda error: None
         """Told why a stream was refused."""
-        self._pinned, self._permit, self._board = pinned, permit, board
+        self._permit, self._board = permit, board
+        self.callers = Callers(pinned)
         self._limits, self._timeouts = limits, timeouts
         self._gate = Gate("transport", streams=limits.streams_of_one)
 
     def _authenticate(self, context: grpc.ServicerContext) -> str:
         try:
-            return tls.authenticate(context, self._pinned)
+            return self.callers.enter(context)
         except tls.TlsError as error:
             raise from_tls(error) from None
 

@@ -256,6 +256,12 @@ class Session:
                     self._down_since = now if stood else leg.down_before
             self.wake()
 
+    def relink(self) -> None:
+        """Let go of the stream that stands; whoever keeps one under this session begins the next."""
+        with self.changed:
+            if self._leg is not None:
+                self._leg.end(closed(self.peer))
+
     def note(self, cause: IsthmusError) -> None:
         """Why the link is down."""
         with self.changed:

@@ -27,6 +27,7 @@ from audit.proofs import check_proof, parse_proof, prove
 from audit.reading import read_log
 from audit.receipts import approval_statement, parse_approval, verify_approval
 from audit.record import LogWriter, parse_entry, read_lines
+from audit.renewal import prepare
 from audit.replay_record import read_record
 from audit.signing import SigningKey, VerifierKey
 from audit.spec import parse_spec
@@ -204,6 +205,13 @@ def _identity() -> Path:
     return folder() / "good"
 
 
+@functools.cache
+def _renewing() -> list[Identity]:
+    """With one certificate, and with two."""
+    home = folder() / "renewing"
+    return [create_identity(home, name="bank", role="bank"), prepare(home)]
+
+
 # ---- numbers of the peer ---------------------------------------------------------------------------------------------------------
 
 
@@ -296,7 +304,7 @@ def seeds(name: str) -> Iterator[bytes]:
     found: dict[str, Callable[[], list[bytes]]] = {
         "spec": lambda: [spec_of().canonical(), spec_of(model={"train_rows": 3}).canonical()],
         "approval": lambda: [KEY.sign(statement) + statement],
-        "partner": lambda: [export_partner(load_identity(_identity()), address="bank.example:8443")],
+        "partner": lambda: [export_partner(found, address="bank.example:8443") for found in _renewing()],
         "note": lambda: [NOTE.encode(), with_cosignature(NOTE.encode(), _line(), OTHER.verifier)],
         "cosignature": lambda: [_line().encode(), str(OTHER.verifier).encode()],
         "proof": lambda: [_proof()],

@@ -31,7 +31,7 @@ class _Between:
     def dial(self, partner: Any, *args: Any, **kwargs: Any) -> GrpcChannel:
         if self.cutter is None:
             self.cutter = Cutter(int(partner.address.rpartition(":")[2]))
-        return dial(replace(partner, address=self.cutter.address), *args, **kwargs)
+        return dial(replace(partner, address=self.cutter.address), *args, **kwargs | {"latest": None})
 
 
 def test_cuts_in_every_step_leave_one_attempt_and_lawful_logs(tmp_path: Path) -> None:

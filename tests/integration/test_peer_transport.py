@@ -381,14 +381,14 @@ def test_a_cut_link_is_said_plainly(bank: Acceptor, known: dict[str, Identity]) 
 
 
 def test_a_taken_port_is_named(bank: Acceptor, known: dict[str, Identity], tmp_path: Path) -> None:
-    from node.runtime.serve import peer_server
+    from node.runtime.listener import peer_server
     from tests.nodes import write_node
 
     port = int(bank.partner.address.rpartition(":")[2])
     config = write_node(tmp_path, "bank", "", port=port)
-    partners = {"platform": partner_of(known["platform"], address="")}
+    pinned = {"platform": known["platform"].tls_certificate_pem}
     with pytest.raises(TransportError) as refused:
-        peer_server(config, known["bank"], partners, permit=lambda *_: None, board=Switchboard())
+        peer_server(config, lambda: known["bank"], pinned, permit=lambda *_: None, board=Switchboard())
     assert refused.value.code == "transport.port_in_use"
     assert str(port) in refused.value.message
     assert refused.value.remedy

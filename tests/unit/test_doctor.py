@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import threading
 import time
@@ -202,3 +203,15 @@ def test_settings_of_links_that_cannot_be_meant(bank: Path) -> None:
     text = (bank / "policy.toml").read_text()
     (bank / "policy.toml").write_text(text.replace("patience = 600", "patience = 5"))
     assert told(bank, "links") == ("warn", "policy.patience")
+
+
+def test_whether_a_partner_accepts_the_next_certificate(bank: Path, tmp_path: Path) -> None:
+    config = ["--config", str(bank / "node.toml")]
+    assert main([*config, "keys", "renew-certificate", "--output", str(tmp_path / "bank.partner.json")]) == 0
+    after = Path(shutil.copytree(bank, tmp_path / "after"))
+    assert main(["--config", str(after / "node.toml"), "keys", "activate"]) == 0
+    for accepts, state, code in (([bank / "keys"], "warn", "partner.next_not_added"), ([bank / "keys", after / "keys"], "ok", "")):
+        with serving(tmp_path / "coordinator", accepts, health=Tells({})) as address:
+            add_coordinator(bank, tmp_path, address)
+            assert told(bank, "coordinator")[0] == "ok"
+            assert told(bank, "coordinator accepts next") == (state, code)

@@ -119,7 +119,7 @@ class Runner:
 def test_a_node_learns_the_code_alone_from_the_coordinator(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = error.code if isinstance(error, IsthmusError) else "internal.error"
     for module in (coordinator_service, coordinator_relay):
-        monkeypatch.setattr(module, "caller", lambda context, pinned: "bank")
+        monkeypatch.setattr(module, "enter", lambda context, callers: "bank")
     hello = control_pb2.Report(hello=control_pb2.Hello(protocol=1, party="bank", software="0.1.0"))
     attach = coordinator_service.ControlService(Runner(error), {}).Attach  # type: ignore[arg-type]
     assert details(attach, hello) == expected
@@ -139,6 +139,6 @@ def test_a_node_learns_the_code_alone_from_the_coordinator(error: Exception, mon
     ],
 )
 def test_a_node_that_begins_with_something_else(report: control_pb2.Report, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coordinator_service, "caller", lambda context, pinned: "bank")
+    monkeypatch.setattr(coordinator_service, "enter", lambda context, callers: "bank")
     attach = coordinator_service.ControlService(Runner(MemoryError()), {}).Attach  # type: ignore[arg-type]
     assert details(attach, report) == code
