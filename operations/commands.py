@@ -14,6 +14,7 @@ from rich.console import Console
 from audit.console import EXIT_INTERNAL, emit
 from audit.errors import IsthmusError
 from operations.logs import FORMATS, LEVELS, OWN, Format, logging_to, quiet_libraries
+from operations.memory import share_one_heap
 from operations.stopping import Stop, stop_on_signals
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -40,6 +41,7 @@ def serve_logged(run: Callable[[Stop], None], *, component: str, format: Format,
 
     In the form of JSON lines every line is one: also the last, when the server ends with an error.
     """
+    share_one_heap()
     with logging_to(sys.stderr, format=format, level=level), stop_on_signals() as stop:
         try:
             run(stop)

@@ -10,7 +10,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from audit.record import sync_folder
 from audit.split import Split
 from node.errors import DataError, UsageError
-from node.runtime.sealed_files import MAGIC, open_file, seal_file
+from node.runtime.sealed_files import MAGIC, opened_parts, sealed_parts
 
 _PARTIAL = ".partial"
 _DAMAGED = (
@@ -55,12 +55,16 @@ class JobFiles:
         Raises:
             DataError: ``state.write_failed`` (a full disk, say); the old file, if any, is as it was.
         """
+        self._write_parts(name, [data])
+
+    def _write_parts(self, name: str, parts: Iterable[bytes | memoryview]) -> None:
         path, partial = self.folder / name, self.folder / (name + _PARTIAL)
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(handle, "wb") as file:
-                file.write(data)
+                for part in parts:
+                    file.write(part)
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
@@ -98,8 +102,8 @@ class JobFiles:
                 raise DataError("state.object_array", f"The array {key!r} of {name} holds Python objects, which are not stored.")
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **dict(arrays))
-        data = buffer.getvalue()
-        self.write(name, data if self._key is None else seal_file(self._key, name, data))
+        with buffer.getbuffer() as data:
+            self._write_parts(name, [data] if self._key is None else sealed_parts(self._key, name, data))
 
     def read_arrays(self, name: str) -> dict[str, NDArray]:
         """Arrays of an ``.npz``; never unpickles.
@@ -117,9 +121,13 @@ class JobFiles:
         """
         data = self.read(name)
         try:
+            opened = io.BytesIO(data)
             if data.startswith(MAGIC):
-                data = open_file(self._key or b"", name, data)
-            return make(_arrays(data))
+                opened = io.BytesIO()
+                for part in opened_parts(self._key or b"", name, data):
+                    opened.write(part)
+                del data
+            return make(_arrays(opened))
         except _DAMAGED:
             raise DataError(
                 "state.unreadable",
@@ -128,10 +136,10 @@ class JobFiles:
             ) from None
 
 
-def _arrays(data: bytes) -> dict[str, NDArray]:
+def _arrays(file: io.BytesIO) -> dict[str, NDArray]:
     """The arrays of an ``.npz``.  An array is made only when the archive holds as many bytes as its header says."""
     found: dict[str, NDArray] = {}
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+    with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             with archive.open(member) as stream:
                 if np.lib.format.read_magic(stream) != (1, 0):

@@ -10,6 +10,7 @@ exchanged do not open.  The file's name is authenticated with each; the job is, 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -23,19 +24,17 @@ def _nonce(prefix: bytes, number: int, last: bool) -> bytes:
     return prefix + number.to_bytes(4, "big") + bytes([last])
 
 
-def seal_file(key: bytes, name: str, data: bytes, *, chunk: int = CHUNK_BYTES) -> bytes:
-    """``data`` as it rests in the file ``name`` under ``key`` (32 bytes)."""
+def sealed_parts(key: bytes, name: str, data: bytes | memoryview, *, chunk: int = CHUNK_BYTES) -> Iterator[bytes]:
+    """``data`` as it rests in the file ``name`` under ``key`` (32 bytes), a part at a time: a file may be half of the memory."""
     cipher, prefix, bound, view = AESGCM(key), os.urandom(_PREFIX_BYTES), MAGIC + name.encode(), memoryview(data)
-    starts = range(0, max(len(data), 1), chunk)
-    sealed = [
-        cipher.encrypt(_nonce(prefix, number, number == len(starts) - 1), view[start : start + chunk], bound)
-        for number, start in enumerate(starts)
-    ]
-    return b"".join((MAGIC, prefix, *sealed))
+    starts = range(0, max(len(view), 1), chunk)
+    yield MAGIC + prefix
+    for number, start in enumerate(starts):
+        yield cipher.encrypt(_nonce(prefix, number, number == len(starts) - 1), view[start : start + chunk], bound)
 
 
-def open_file(key: bytes, name: str, data: bytes, *, chunk: int = CHUNK_BYTES) -> bytes:
-    """What :func:`seal_file` was given.
+def opened_parts(key: bytes, name: str, data: bytes, *, chunk: int = CHUNK_BYTES) -> Iterator[bytes]:
+    """What :func:`sealed_parts` was given, a part at a time; not to be used before the last has come.
 
     Raises:
         ValueError: it is no such file, damaged, cut off, another file's, or under another key.
@@ -46,9 +45,7 @@ def open_file(key: bytes, name: str, data: bytes, *, chunk: int = CHUNK_BYTES) -
     cipher, prefix, bound, view = AESGCM(key), data[len(MAGIC) : start], MAGIC + name.encode(), memoryview(data)
     places = range(start, len(data), chunk + _TAG_BYTES)
     try:
-        return b"".join(
-            cipher.decrypt(_nonce(prefix, number, number == len(places) - 1), view[place : place + chunk + _TAG_BYTES], bound)
-            for number, place in enumerate(places)
-        )
+        for number, place in enumerate(places):
+            yield cipher.decrypt(_nonce(prefix, number, number == len(places) - 1), view[place : place + chunk + _TAG_BYTES], bound)
     except InvalidTag:
         raise ValueError("damaged, or under another key") from None

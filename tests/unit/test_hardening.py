@@ -80,3 +80,28 @@ def test_workers_of_the_engine_ask_for_it(tmp_path: Path) -> None:
     )
     done = run("import runpy, sys; sys.path.insert(0, '.'); runpy.run_path('main.py', run_name='__main__')", cwd=tmp_path)
     assert done.stdout.strip() == "[True]", done.stderr
+
+
+@linux
+@pytest.mark.parametrize("asked", [True, False])
+def test_threads_of_a_server_share_one_heap(asked: bool) -> None:
+    script = f"""
+        import ctypes, sys, threading
+        from operations.memory import share_one_heap
+        if {asked} and not share_one_heap():
+            sys.exit(3)
+        libc = ctypes.CDLL(None)
+        libc.malloc.restype = ctypes.c_void_p
+        held = threading.Barrier(9)
+        def work():
+            libc.malloc(5000)
+            held.wait()
+        for _ in range(8):
+            threading.Thread(target=work).start()
+        held.wait()
+        libc.malloc_stats()
+    """
+    done = run(script)
+    if done.returncode == 3 or "Arena 0" not in done.stderr:
+        pytest.skip("this C library is not glibc")
+    assert ("Arena 1" in done.stderr) is not asked

@@ -17,7 +17,7 @@ from node.errors import DataError, UsageError
 from node.runtime import files as files_module
 from node.runtime.disclosures import Disclosure
 from node.runtime.files import JobFiles
-from node.runtime.sealed_files import MAGIC, open_file, seal_file
+from node.runtime.sealed_files import MAGIC, opened_parts, sealed_parts
 from node.runtime.seeds import draw_seed, open_seed
 from node.runtime.serve import state_lock
 from node.runtime.store import FINAL, TRANSITIONS, SignedDecision, Store
@@ -210,17 +210,17 @@ def test_arrays_are_sealed_where_the_store_has_a_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize("length", [0, 1, 9, 10, 11, 20, 35])
 def test_sealed_files_of_any_length_open_whole_or_not_at_all(length: int) -> None:
     key, data = b"k" * 32, bytes(range(length))
-    sealed = seal_file(key, "x", data, chunk=10)
-    assert open_file(key, "x", sealed, chunk=10) == data
+    sealed = b"".join(sealed_parts(key, "x", data, chunk=10))
+    assert b"".join(opened_parts(key, "x", sealed, chunk=10)) == data
     for cut in range(len(sealed)):
         with pytest.raises(ValueError, match=r"sealed|damaged"):
-            open_file(key, "x", sealed[:cut], chunk=10)
+            list(opened_parts(key, "x", sealed[:cut], chunk=10))
     head, size = len(MAGIC) + 7, 26
     chunks = [sealed[i : i + size] for i in range(head, len(sealed), size)]
     if len(chunks) > 1:
         for others in (chunks[::-1], chunks[1:], [*chunks[:-1], chunks[0]], [chunks[0], *chunks]):
             with pytest.raises(ValueError, match=r"sealed|damaged"):
-                open_file(key, "x", sealed[:head] + b"".join(others), chunk=10)
+                list(opened_parts(key, "x", sealed[:head] + b"".join(others), chunk=10))
 
 
 def test_seeds_from_before_the_keys_were_sealed_still_open(tmp_path: Path) -> None:
