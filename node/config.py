@@ -48,6 +48,14 @@ Address = Annotated[str, StringConstraints(max_length=320), AfterValidator(_addr
 PathText = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 
 
+def _scheduler(text: str) -> str:
+    scheme, _, rest = text.partition("://")
+    if scheme not in ("tls", "tcp"):
+        raise ValueError('must be "tls://HOST:PORT", as the scheduler shows it')
+    parse_address(rest)
+    return text
+
+
 class NodeSection(Strict):
     """Who this node is and where its files are; relative paths start at the configuration file's folder."""
 
@@ -93,16 +101,44 @@ class RelaySection(Strict):
 
 
 class EngineSection(Strict):
-    """Where the heavy loops run."""
+    """Where the heavy loops run.
 
-    kind: Literal["inline", "processes"] = "inline"
-    workers: Annotated[int, Field(ge=1, le=1024)] = 1
+    ``workers``: processes on this machine; all cores but one when absent.  The rest is for ``kind = "dask"``, a cluster of this
+    node's operator: the scheduler's ``address``, what it is trusted with (``data``: encoded rows, masks and ciphertexts; ``keys``:
+    also private keys, and the identifiers of an alignment), and the PEM files of its TLS.
+    """
+
+    kind: Literal["inline", "processes", "dask"] = "processes"
+    workers: Annotated[int, Field(ge=1, le=256)] | None = None
+    address: Annotated[str, StringConstraints(max_length=320), AfterValidator(_scheduler)] | None = None
+    trust: Literal["data", "keys"] | None = None
+    ca: PathText | None = None
+    certificate: PathText | None = None
+    key: PathText | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> EngineSection:
+        given = [name for name in ("address", "trust", "ca", "certificate", "key") if getattr(self, name) is not None]
+        wanted = []
+        if self.kind == "dask":
+            wanted = ["address", "trust"]
+            if self.address is None or self.address.startswith("tls://"):
+                wanted += ["ca", "certificate", "key"]
+        for name in wanted:
+            if name not in given:
+                raise ValueError(f'kind = "dask" needs {name}')
+        for name in given:
+            if name not in wanted:
+                where = "a cluster over tcp://" if self.kind == "dask" else f'kind = "{self.kind}"'
+                raise ValueError(f"{where} takes no {name}")
+        return self
 
 
 class UnsafeSection(Strict):
     """Settings that give protection up; each is asked for by name."""
 
     small_keys: bool = False
+    cluster_without_tls: bool = False
 
 
 class ColumnConfig(Strict):
@@ -210,6 +246,15 @@ class NodeConfig(Strict):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"the data set {name!r} is declared twice")
+        return self
+
+    @model_validator(mode="after")
+    def _cluster_is_protected(self) -> NodeConfig:
+        if (self.engine.address or "").startswith("tcp://") and not self.unsafe.cluster_without_tls:
+            raise ValueError(
+                "engine.address is tcp://: whoever reaches the cluster's ports could run code on this node; give the cluster "
+                "certificates and tls://, or set unsafe.cluster_without_tls"
+            )
         return self
 
     @property

@@ -19,6 +19,7 @@ from audit.partner import Partner
 from node.config import NodeConfig, load_config, parse_address
 from node.data.report import examine
 from node.doctor_certificates import accepts_next, own_certificate, partner_validity
+from node.doctor_engine import engine
 from node.doctor_filters import filters
 from node.doctor_peers import told_by
 from node.doctor_report import Check, failed
@@ -65,6 +66,7 @@ def diagnose(config_path: Path, *, clock: Clock = _utc_now) -> list[Check]:
     checks.append(core_dumps())
     checks += _clock(config, clock())
     checks.append(_disk(config))
+    checks += engine(config)
     checks += _retention(config)
     checks += filters(config, clock())
     try:

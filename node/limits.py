@@ -20,6 +20,9 @@ class Limits:
     """Identifiers in one alignment message."""
     ciphertext_batch: int = 256
     """Ciphertexts in one message (at 3072 bits: 768 bytes each)."""
+    batches_ahead: int = 8
+    """Batches of ciphertexts that a party sends before it waits for the peer's first: more than a round trip takes to make.  A link
+    must hold as many unread messages a direction; the session's window does (below)."""
     lookup_batch: int = 4_096
     """Rows in one lookup message (at 64 entries of 8 bytes: 2 MiB)."""
     vector_batch: int = 65_536

@@ -25,7 +25,8 @@ data: changed column_type constant_column database duplicate_column duplicate_id
     unfit_identifier unreadable weights_shape woe_needs_label
 disclosure: no_salt
 drbg: bound reused seed
-engine: kind worker_died workers
+engine: closed cluster_files cluster_lost cluster_unreachable cluster_without_tls kind no_dask no_workers versions_differ
+    worker_died worker_threads workers
 file: unwritable
 health: not_served path_too_long unknown_service
 identity: exists invalid key_beside_keys key_file locked mismatch missing next_waits not_sealed permissions unwritable

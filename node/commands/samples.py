@@ -29,8 +29,8 @@ partner = "coordinator"           # the name in the coordinator's partner file
 # always_with = ["shop"]          # partners with whom every step takes it, whatever the addresses say; they name this node too
 
 [engine]
-kind = "inline"                   # "processes" spreads the heavy loops over `workers` processes
-workers = 1
+kind = "processes"                # worker processes on this machine; or "inline", or "dask" (a cluster: see the bank's guide)
+# workers = 4                     # absent: all cores but one
 
 # [metrics]                       # figures and health over plain HTTP, for monitoring on this machine; absent: no such port
 # listen = "127.0.0.1:9464"

@@ -81,8 +81,9 @@ class PublicKey:
 class SecretKey:
     """The owner's key.  It prints no secret and refuses to be pickled.
 
-    An engine's worker that encrypts or decrypts for the owner is a process of the same user on the same machine and receives
-    the two primes as plain arguments (``node.engine.batches``); nothing else takes a secret key across a process border.
+    An engine's worker that encrypts or decrypts for the owner is a process of the same user on the same machine, or one of the
+    operator's own cluster where the configuration trusts it with keys, and receives the two primes as plain arguments
+    (``node.engine.batches``); nothing else takes a secret key across a process border.
 
     Attributes:
         public: the public key.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from node.engine.inline import InlineEngine
@@ -13,6 +15,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 WORKERS_MAX = 256
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 class Engine(Protocol):
@@ -24,7 +27,13 @@ class Engine(Protocol):
     engine gives the same bits.
     """
 
-    workers: int
+    @property
+    def workers(self) -> int:
+        """How many items are worked on at once."""
+
+    @property
+    def private(self) -> Engine:
+        """Where work runs that needs a private key, a secret scalar or identifiers."""
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """``function`` of every item, in order; the first exception of a function is raised to the caller."""
@@ -33,12 +42,27 @@ class Engine(Protocol):
         """Stop the workers; the engine cannot be used afterwards."""
 
 
-def make_engine(kind: str, workers: int = 1) -> Engine:
-    """The engine the configuration asks for.
+def cores() -> int:
+    """Processors that this process may use: its affinity and the quota of its control group (Linux), whichever is less."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = _QUOTA.read_text().split()
+        return max(1, min(count, int(quota) // int(period)))
+    except (OSError, ValueError):  # no such file, or "max"
+        return count
+
+
+def default_workers() -> int:
+    """All cores but one, which is left to the node itself; at least one."""
+    return min(max(1, cores() - 1), WORKERS_MAX)
+
+
+def make_engine(kind: str = "processes", workers: int | None = None) -> Engine:
+    """An engine of this machine.
 
     Args:
         kind: ``"inline"`` or ``"processes"``.
-        workers: number of worker processes, 1 to 256 (ignored inline).
+        workers: number of worker processes, 1 to 256; None: :func:`default_workers`.  Ignored inline.
 
     Raises:
         UsageError: ``engine.kind``, ``engine.workers``.
@@ -47,12 +71,13 @@ def make_engine(kind: str, workers: int = 1) -> Engine:
         return InlineEngine()
     if kind != "processes":
         raise UsageError(
-            "engine.kind", f"There is no engine {kind!r}.", remedy='Set kind = "inline" or "processes" under [engine].'
+            "engine.kind", f"There is no engine {kind!r}.", remedy='Set kind = "processes", "inline" or "dask" under [engine].'
         )
-    if not 1 <= workers <= WORKERS_MAX:
+    chosen = default_workers() if workers is None else workers
+    if not 1 <= chosen <= WORKERS_MAX:
         raise UsageError(
             "engine.workers",
-            f"An engine cannot have {workers} workers.",
+            f"An engine cannot have {chosen} workers.",
             remedy=f"Set workers to 1 to {WORKERS_MAX} under [engine].",
         )
-    return PoolEngine(workers)
+    return PoolEngine(chosen)

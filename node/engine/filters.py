@@ -1,6 +1,6 @@
 """The curve operations of an alignment by a published filter, in pieces, on any engine, with the same bytes from each.
 
-A worker process is given the scalar with each piece, as it is given a Paillier key's primes.
+Every piece comes with a secret scalar, and many with identifiers, so they run where the node's own secrets may go (``Engine.private``).
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ def _pieces(points: bytes) -> Iterator[bytes]:
 
 def mask_all(engine: Engine, identifiers: Sequence[bytes], relation: str, scalar: bytes) -> bytes:
     """F of each identifier (:func:`node.crypto.oprf.masked`)."""
-    return b"".join(engine.map(_mask, _named(identifiers, relation, scalar)))
+    return b"".join(engine.private.map(_mask, _named(identifiers, relation, scalar)))
 
 
 def blind_all(engine: Engine, identifiers: Sequence[bytes], relation: str, scalar: bytes) -> bytes:
     """scalar * H(x) of each identifier (:func:`node.crypto.oprf.blinded`)."""
-    return b"".join(engine.map(_blind, _named(identifiers, relation, scalar)))
+    return b"".join(engine.private.map(_blind, _named(identifiers, relation, scalar)))
 
 
 def unblind_all(engine: Engine, points: bytes, relation: str, inverse: bytes) -> bytes:
@@ -62,7 +62,7 @@ def unblind_all(engine: Engine, points: bytes, relation: str, inverse: bytes) ->
     Raises:
         PeerError: ``psi.low_order_point``.
     """
-    return b"".join(engine.map(_unblind, ((piece, relation, inverse) for piece in _pieces(points))))
+    return b"".join(engine.private.map(_unblind, ((piece, relation, inverse) for piece in _pieces(points))))
 
 
 def multiply_all(engine: Engine, points: bytes, scalar: bytes) -> bytes:
@@ -71,4 +71,4 @@ def multiply_all(engine: Engine, points: bytes, scalar: bytes) -> bytes:
     Raises:
         PeerError: ``psi.low_order_point``.
     """
-    return b"".join(engine.map(_multiply, ((scalar, piece) for piece in _pieces(points))))
+    return b"".join(engine.private.map(_multiply, ((scalar, piece) for piece in _pieces(points))))

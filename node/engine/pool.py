@@ -6,22 +6,14 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import TypeVar
 
 from audit.hardening import forbid_core_dumps
+from node.engine.executor import ExecutorEngine, closed
 from node.errors import IsthmusError, UsageError
 
-T = TypeVar("T")
-R = TypeVar("R")
-
-IN_FLIGHT_PER_WORKER = 2
-"""One item being worked on and one waiting, so that no worker idles while a result travels."""
 CLOSE_SECONDS = 3.0
 
 
@@ -49,75 +41,81 @@ def _follow(parent: multiprocessing.process.BaseProcess) -> None:
     os._exit(1)
 
 
-@dataclass(frozen=True)
-class _Refusal:
-    """An error raised on purpose, in parts, on its way from a worker: pickle cannot rebuild exceptions with named arguments."""
-
-    kind: type[IsthmusError]
-    code: str
-    message: str
-    remedy: str
-
-
-def _call(function: Callable[[T], R], item: T) -> R | _Refusal:
-    try:
-        return function(item)
-    except IsthmusError as error:
-        return _Refusal(type(error), error.code, error.message, error.remedy)
-
-
-def _result(future: Future[R | _Refusal]) -> R:
-    result = future.result()
-    if isinstance(result, _Refusal):
-        raise result.kind(result.code, result.message, remedy=result.remedy)
-    return result
-
-
-class PoolEngine:
+class PoolEngine(ExecutorEngine):
     """A pool of worker processes, started by ``spawn``: a fork of a process that has gRPC's threads may hang.
 
-    Items and results travel pickled through pipes between processes of one user on one machine, and nowhere else.
+    They start with the first item.  Items and results travel pickled through pipes between processes of one user on one machine,
+    and nowhere else.  After a worker was ended from outside, the next call starts a new pool.
     """
 
     def __init__(self, workers: int) -> None:
-        self.workers = workers
-        context = multiprocessing.get_context("spawn")
-        self._watched, self._alive = context.Pipe(duplex=False)
-        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(self._watched,))
+        self._workers, self._lock, self._closed = workers, threading.Lock(), False
+        self._pool: _Pool | None = None
 
     def __repr__(self) -> str:
         return f"PoolEngine({self.workers} workers)"
 
-    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """``function`` of every item, in order; at most two items per worker are in flight.
+    @property
+    def workers(self) -> int:
+        """Processes."""
+        return self._workers
+
+    def executor(self) -> Executor:
+        """The pool.
 
         Raises:
-            UsageError: ``engine.worker_died`` when the operating system ended a worker (usually for want of memory).
+            UsageError: ``engine.closed``.
         """
-        waiting: deque[Future[R | _Refusal]] = deque()
-        try:
-            for item in items:
-                waiting.append(self._pool.submit(_call, function, item))
-                if len(waiting) >= IN_FLIGHT_PER_WORKER * self.workers:
-                    yield _result(waiting.popleft())
-            while waiting:
-                yield _result(waiting.popleft())
-        except BrokenProcessPool:
-            raise UsageError(
-                "engine.worker_died",
-                "A worker process was ended by the operating system.",
-                remedy="Lower workers under [engine] (each needs memory of its own), restart the node and run the step again.",
-            ) from None
-        finally:
-            for future in waiting:
-                future.cancel()
+        with self._lock:
+            if self._closed:
+                raise closed()
+            self._pool = self._pool or _Pool(self._workers)
+            return self._pool.executor
+
+    def renew(self, executor: Executor) -> bool:
+        """A pool that lost a worker takes nothing more: put another in its place, unless somebody did."""
+        with self._lock:
+            broken, current = self._pool, self._pool is not None and self._pool.executor is executor
+            if current:
+                self._pool = None
+        if current and broken is not None:
+            broken.close()
+        return True
+
+    def explain(self, error: Exception) -> IsthmusError | None:
+        """``engine.worker_died`` when the operating system ended a worker (usually for want of memory)."""
+        if self._closed and isinstance(error, (CancelledError, BrokenProcessPool, RuntimeError)):
+            return closed()
+        if not isinstance(error, (CancelledError, BrokenProcessPool)):
+            return None
+        return UsageError(
+            "engine.worker_died",
+            "A worker process was ended by the operating system.",
+            remedy="Lower workers under [engine] (each needs memory of its own) and run the step again.",
+        )
 
     def close(self) -> None:
         """Stop the workers and wait until they are gone; an item that takes longer than ``CLOSE_SECONDS`` is given up."""
+        with self._lock:
+            self._closed = True
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
+
+
+class _Pool:
+    """One pool and the pipe whose closing ends its workers."""
+
+    def __init__(self, workers: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._watched, self._alive = context.Pipe(duplex=False)
+        self.executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(self._watched,))
+
+    def close(self) -> None:
         late = threading.Timer(CLOSE_SECONDS, self._alive.close)
         late.daemon = True
         late.start()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self.executor.shutdown(wait=True, cancel_futures=True)
         late.cancel()
         late.join()
         self._alive.close()

@@ -6,8 +6,8 @@ ended, or whose length is not what both sides can compute, ends the step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from gmpy2 import mpz
 
@@ -15,6 +15,26 @@ from node.crypto.packing import ciphertexts_from_bytes, ciphertexts_to_bytes
 from node.crypto.paillier import PublicKey
 from node.errors import PeerError
 from node.protocols.channel import Channel
+
+R = TypeVar("R")
+
+
+def ahead(steps: int, distance: int, send: Callable[[int], None], receive: Callable[[int], R]) -> Iterator[R]:
+    """Send and receive a batch a step, the sending ``distance`` steps ahead; gives what each step received.
+
+    Both parties do so at once: while one works on what it received, the next batches of both are on their way, so that neither
+    waits for the link unless that is slower than both.  The order of sending and receiving is fixed, whatever arrives when: a
+    replay repeats it.  In each direction at most ``distance`` messages are unread, and a link that holds as many cannot
+    deadlock: a party that is blocked has received all but ``distance`` of what the other has sent, and the other likewise, which is
+    more than either has sent.
+    """
+    for step in range(min(distance, steps)):
+        send(step)
+    for step in range(steps):
+        received = receive(step)
+        if step + distance < steps:
+            send(step + distance)
+        yield received
 
 
 def receive_batch(ch: Channel, kind: type[Any], *, first: int, count: int, width: int) -> bytes:

@@ -8,7 +8,7 @@ Both parties hold shares of g_t and of every earlier p_j.  The products of one's
     part_A = own products + opened - ...                 part_B = own products - mask
                                    <-- parts -->          K = part_A + part_B, opened to both and reported to the coordinator
 
-and the same with A and B exchanged, in lock step.  The design had each party send its part to the coordinator, which would
+and the same with A and B exchanged, at once.  The design had each party send its part to the coordinator, which would
 add them.  Here the nodes add them and both report the sum: they learn K anyway, the control protocol needs no field that
 holds a share, and the coordinator can tell when the two disagree.
 """
@@ -18,10 +18,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-import gmpy2
 from gmpy2 import mpz
 
 from node.crypto.drbg import Drbg
+from node.engine import Engine, batches
 from node.limits import Limits
 from node.protocols.batches import receive_ring, send_ring
 from node.protocols.channel import Channel
@@ -56,6 +56,7 @@ def inner_products(
     directions: Sequence[Sequence[int]],
     operands: Sequence[Sequence[mpz] | None],
     drbg: Drbg,
+    engine: Engine,
     limits: Limits,
 ) -> tuple[list[float], list[Sequence[mpz]]]:
     """K_t1..K_tt, the same doubles on both sides.
@@ -72,21 +73,16 @@ def inner_products(
     stale = [j for j, row in enumerate(operands) if row is None]
     values = [value for j in (*stale, len(operands)) for value in directions[j]]
     mine = keys.encryptor.encrypt(values, drbg.stream("operands"))
-    received = swap_ciphertexts(
-        ch, pb.DotOperands, mine, keys.own.public, count=len(mine), key=keys.peer, batch=limits.ciphertext_batch
-    )
+    received = swap_ciphertexts(ch, pb.DotOperands, mine, keys.own.public, count=len(mine), key=keys.peer, limits=limits)
     size = len(gradient)
     rows_received = iter([received[first : first + size] for first in range(0, len(received), size)])
     current: list[Sequence[mpz]] = [row if row is not None else next(rows_received) for row in [*operands, None]]
-    modulus = keys.peer.n * keys.peer.n
-    crossed = [_dot(row, gradient, modulus) for row in current]
+    crossed = batches.dot_products(engine, keys.peer, current, gradient)
     mask_bits = 2 * SHORT_BITS + log2_ceil(len(gradient)) + STATISTICAL_BITS
     masks = drbg.stream("inner product masks").bits_many(len(crossed), mask_bits)
     hidden = keys.peer_encryptor.rerandomise(crossed, drbg.stream("inner products encryption"), add=masks)
-    answers = swap_ciphertexts(
-        ch, pb.DotResults, hidden, keys.peer, count=len(hidden), key=keys.own.public, batch=limits.ciphertext_batch
-    )
-    opened = keys.decryptor.decrypt(answers)
+    answers = swap_ciphertexts(ch, pb.DotResults, hidden, keys.peer, count=len(hidden), key=keys.own.public, limits=limits)
+    opened = batches.decrypt_all(engine, keys.own, answers)
     local = [sum(a * b for a, b in zip(gradient, row, strict=True)) for row in directions]
     parts = reduce([own + theirs - mask for own, theirs, mask in zip(local, opened, masks, strict=True)], SHORT_BITS)
     shift = opened_shift(rows)
@@ -95,11 +91,3 @@ def inner_products(
     other = receive_ring(ch, pb.InnerProductParts, count=len(cut), bits=SHORT_BITS, batch=limits.vector_batch)
     scale = Fraction(rows * rows << (GRADIENT_SCALE + DIRECTION_SCALE), 1 << shift)
     return [float(signed(a + b, SHORT_BITS) / scale) for a, b in zip(cut, other, strict=True)], current
-
-
-def _dot(bases: Sequence[mpz], exponents: Sequence[int], modulus: mpz) -> mpz:
-    """prod_i bases[i] ** exponents[i]."""
-    product = mpz(1)
-    for base, power in zip(bases, exponents, strict=True):
-        product = product * gmpy2.powmod(base, power, modulus) % modulus
-    return product

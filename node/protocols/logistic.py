@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from audit.layout import COEFFICIENT_MAX, RANGE_MAX, RANGE_MIN
 from node.crypto.drbg import Drbg
+from node.engine import Engine, InlineEngine
 from node.errors import PeerError, UsageError
 from node.limits import Limits
 from node.protocols.batches import receive_ring, receive_values, send_ring, send_values
@@ -91,6 +92,7 @@ def run_round(
     lookup_range: float,
     drbg: Drbg,
     limits: Limits,
+    engine: Engine | None = None,
     progress: Progress = silent,
 ) -> RoundShares:
     """One round at the iterate w_0 - sum_j coefficients[j] p_j.
@@ -100,6 +102,7 @@ def run_round(
         slot: which prepared masks serve; never one that served before.
         coefficients: the coordinator's, one an earlier round.
         lookup_range: a power of two; scores are looked up in [-range, range).  Not used in round 1.
+        engine: where the inner products run; None: here.
 
     Raises:
         UsageError: ``training.no_mask_left``, ``training.bad_directive``.
@@ -131,6 +134,7 @@ def run_round(
         directions=directions,
         operands=operands_under(prepared.peer.n, earlier),
         drbg=drbg,
+        engine=engine or InlineEngine(),
         limits=limits,
     )
     renewed = any(row is None for row in operands_under(prepared.peer.n, earlier))

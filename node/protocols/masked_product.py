@@ -10,9 +10,10 @@ and v_t (at P) with u_t + v_t = M m_t::
 
 In round t, Q sends d = s_t - m_t; M d + v_t at P and u_t at Q are shares of M s_t.  A slot serves once.
 
-Each party is P for its own matrix and Q for the other's at the same time, so every function here is symmetric: both send a
-batch, both receive one, both work.  That keeps two processors busy and never more than one batch of ciphertexts in flight a
-direction.
+Each party is P for its own matrix and Q for the other's at the same time, so every function here is symmetric: both send, both
+receive, both work.  A party sends ``Limits.batches_ahead`` batches before it waits for the first of the other's
+(:func:`node.protocols.batches.ahead`), so encryption here, transfer and products there go on at once, and no more batches than
+that are unread in a direction.  Heavy loops are handed to the engine as streams; it computes ahead of what is taken.
 """
 
 from __future__ import annotations
@@ -28,10 +29,9 @@ from numpy.typing import NDArray
 from node.crypto.drbg import Drbg, Stream
 from node.crypto.packing import pack_slots, unpack_slots
 from node.crypto.paillier import Decryptor, OwnerEncryptor, PeerEncryptor, PublicKey, SecretKey
-from node.crypto.products import ColumnProducts
 from node.engine import Engine, batches
 from node.limits import Limits
-from node.protocols.batches import receive_ciphertexts, send_ciphertexts
+from node.protocols.batches import ahead, receive_ciphertexts, send_ciphertexts
 from node.protocols.channel import Channel, Progress
 from node.protocols.rings import word_mask
 from node.protocols.scales import ENTRY_BITS, ENTRY_OFFSET, PRECONDITIONER_BITS, SlotLayout
@@ -78,16 +78,21 @@ def _hide(
 
 
 def swap_ciphertexts(
-    ch: Channel, kind: type[Any], mine: Sequence[mpz], my_key: PublicKey, *, count: int, key: PublicKey, batch: int
+    ch: Channel, kind: type[Any], mine: Sequence[mpz], my_key: PublicKey, *, count: int, key: PublicKey, limits: Limits
 ) -> list[mpz]:
-    """Send ciphertexts under ``my_key`` and receive ``count`` under ``key``, batch by batch in lock step."""
-    received: list[mpz] = []
-    for first in range(0, max(len(mine), count), batch):
-        if first < len(mine):
-            send_ciphertexts(ch, kind, mine[first : first + batch], my_key, first=first)
-        if first < count:
-            received += receive_ciphertexts(ch, kind, key, first=first, count=min(batch, count - first))
-    return received
+    """Send ciphertexts under ``my_key`` and receive ``count`` under ``key``, batch by batch."""
+    batch = limits.ciphertext_batch
+
+    def send(step: int) -> None:
+        if part := mine[step * batch : (step + 1) * batch]:
+            send_ciphertexts(ch, kind, part, my_key, first=step * batch)
+
+    def receive(step: int) -> list[mpz]:
+        left = min(batch, count - step * batch)
+        return receive_ciphertexts(ch, kind, key, first=step * batch, count=left) if left > 0 else []
+
+    steps = -(-max(len(mine), count) // batch)
+    return [ciphertext for part in ahead(steps, limits.batches_ahead, send, receive) for ciphertext in part]
 
 
 # ---- X'e: column products ------------------------------------------------------------------------------------------------------
@@ -133,29 +138,30 @@ def exchange_column_products(
     """
     slots, rows, _ = masks.shape
     noise, hiding, hiding_noise = (drbg.stream(f"column {what}") for what in ("encryption", "masks", "masks encryption"))
-    modulus = (1 << layout.ring_bits) - 1
+    modulus, parts = (1 << layout.ring_bits) - 1, list(_parts(rows, limits.ciphertext_batch))
     u: list[list[int]] = []
     v: list[list[int]] = []
     for start, group in layout.groups_of(slots):
         chosen = masks[start : start + group]
-        plaintexts = (pack_words(chosen[:, part], layout.slot_bits) for part in _parts(rows, limits.ciphertext_batch))
+        plaintexts = (pack_words(chosen[:, part], layout.slot_bits) for part in parts)
         encrypted = batches.encrypt(engine, keys.own, plaintexts, noise, expected=rows * layout.groups)
 
-        def swapped(encrypted: Iterator[list[mpz]] = encrypted, start: int = start, group: int = group) -> Iterator[Any]:
-            for part in _parts(rows, limits.ciphertext_batch):
-                send_ciphertexts(ch, pb.ColumnMasks, next(encrypted), keys.own.public, first=part.start)
-                theirs = receive_ciphertexts(ch, pb.ColumnMasks, keys.peer, first=part.start, count=part.stop - part.start)
-                progress("encrypting masks", start * rows + part.stop * group, slots * rows)
-                yield theirs, matrix[part] + ENTRY_OFFSET
+        def send(step: int, encrypted: Iterator[list[mpz]] = encrypted) -> None:
+            send_ciphertexts(ch, pb.ColumnMasks, next(encrypted), keys.own.public, first=parts[step].start)
 
+        def receive(step: int, start: int = start, group: int = group) -> tuple[list[mpz], NDArray[np.int32]]:
+            part = parts[step]
+            theirs = receive_ciphertexts(ch, pb.ColumnMasks, keys.peer, first=part.start, count=part.stop - part.start)
+            progress("encrypting masks", start * rows + part.stop * group, slots * rows)
+            return theirs, matrix[part] + ENTRY_OFFSET
+
+        swapped = ahead(len(parts), limits.batches_ahead, send, receive)
         products = batches.column_products(
-            engine, keys.peer, swapped(), columns=matrix.shape[1], entry_bits=ENTRY_BITS, expected_rows=rows
+            engine, keys.peer, swapped, columns=matrix.shape[1], entry_bits=ENTRY_BITS, expected_rows=rows
         )
         hidden, added = _hide(products, keys, layout, group, masks=hiding, noise=hiding_noise)
-        answers = swap_ciphertexts(
-            ch, pb.ColumnProducts, hidden, keys.peer, count=peer_columns, key=keys.own.public, batch=limits.ciphertext_batch
-        )
-        sums = [unpack_slots(value, layout.slot_bits, group) for value in keys.decryptor.decrypt(answers)]
+        answers = swap_ciphertexts(ch, pb.ColumnProducts, hidden, keys.peer, count=peer_columns, key=keys.own.public, limits=limits)
+        sums = [unpack_slots(value, layout.slot_bits, group) for value in batches.decrypt_all(engine, keys.own, answers)]
         totals = _mask_totals(chosen)
         u += [[(row[t] - ENTRY_OFFSET * totals[t]) & modulus for row in sums] for t in range(group)]
         v += [[-row[t] & modulus for row in added] for t in range(group)]
@@ -199,6 +205,7 @@ def exchange_row_products(
     noise, hiding, hiding_noise = (drbg.stream(f"row {what}") for what in ("encryption", "masks", "masks encryption"))
     # A batch is a multiple of both sides' rows in a ciphertext; each side's ciphertexts of a batch go as one message.
     batch = layout.rows * peer_layout.rows * max(1, limits.ciphertext_batch // max(layout.rows, peer_layout.rows))
+    parts = list(_parts(rows, batch))
     own_groups, peer_groups = layout.groups_of(slots), peer_layout.groups_of(slots)
     steps = max(len(own_groups), len(peer_groups))
     for i in range(steps):
@@ -210,21 +217,25 @@ def exchange_row_products(
             keys.own.public,
             count=matrix.shape[1] if i < len(own_groups) else 0,
             key=keys.peer,
-            batch=limits.ciphertext_batch,
+            limits=limits,
         )
         hidden: Iterator[list[mpz]] = iter(())
         if bases:
             hidden = _hidden_rows(keys, bases, matrix, layout, own_groups[i], batch, v, engine, hiding, hiding_noise)
 
-        def swapped(hidden: Iterator[list[mpz]] = hidden, i: int = i, sending: bool = bool(bases)) -> Iterator[list[mpz]]:
-            for part in _parts(rows, batch):
-                if sending:
-                    send_ciphertexts(ch, pb.RowProducts, next(hidden), keys.peer, first=part.start)
-                count = -(-(part.stop - part.start) // peer_layout.rows) if i < len(peer_groups) else 0
-                yield receive_ciphertexts(ch, pb.RowProducts, keys.own.public, first=part.start, count=count) if count else []
-                progress("multiplying rows", i * rows + part.stop, steps * rows)
+        def send(step: int, hidden: Iterator[list[mpz]] = hidden, sending: bool = bool(bases)) -> None:
+            if sending:
+                send_ciphertexts(ch, pb.RowProducts, next(hidden), keys.peer, first=parts[step].start)
 
-        for part, opened in zip(_parts(rows, batch), batches.decrypt(engine, keys.own, swapped()), strict=True):
+        def receive(step: int, i: int = i) -> list[mpz]:
+            part = parts[step]
+            count = -(-(part.stop - part.start) // peer_layout.rows) if i < len(peer_groups) else 0
+            theirs = receive_ciphertexts(ch, pb.RowProducts, keys.own.public, first=part.start, count=count) if count else []
+            progress("multiplying rows", i * rows + part.stop, steps * rows)
+            return theirs
+
+        swapped = ahead(len(parts), limits.batches_ahead, send, receive)
+        for part, opened in zip(parts, batches.decrypt(engine, keys.own, swapped), strict=True):
             if opened:
                 start, group = peer_groups[i]
                 sums = [unpack_slots(value, peer_layout.slot_bits, group * peer_layout.rows) for value in opened]
@@ -293,6 +304,7 @@ def exchange_preconditioner_products(
     layout: SlotLayout,
     peer_layout: SlotLayout,
     drbg: Drbg,
+    engine: Engine,
     limits: Limits,
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Prepare P g for both parties' preconditioners.
@@ -316,15 +328,14 @@ def exchange_preconditioner_products(
         mine = keys.encryptor.encrypt(_pack_columns(masks, peer_groups[i], peer_layout) if i < len(peer_groups) else [], noise)
         here, there = i < len(own_groups), i < len(peer_groups)
         count = own_columns if here else 0
-        theirs = swap_ciphertexts(
-            ch, pb.PreconditionerMasks, mine, keys.own.public, count=count, key=keys.peer, batch=limits.ciphertext_batch
-        )
+        theirs = swap_ciphertexts(ch, pb.PreconditionerMasks, mine, keys.own.public, count=count, key=keys.peer, limits=limits)
         hidden: list[mpz] = []
         if here:
             group = own_groups[i][1]
-            hidden, added = _hide(
-                _symmetric_products(keys.peer, theirs, raised), keys, layout, group, masks=hiding, noise=hiding_noise
+            products = batches.square_products(
+                engine, keys.peer, theirs, raised, entry_bits=PRECONDITIONER_BITS, columns_at_once=_COLUMNS_AT_ONCE
             )
+            hidden, added = _hide(products, keys, layout, group, masks=hiding, noise=hiding_noise)
             v += [[-row[t] & modulus for row in added] for t in range(group)]
         answers = swap_ciphertexts(
             ch,
@@ -333,21 +344,11 @@ def exchange_preconditioner_products(
             keys.peer,
             count=peer_columns if there else 0,
             key=keys.own.public,
-            batch=limits.ciphertext_batch,
+            limits=limits,
         )
         if there:
             start, group = peer_groups[i]
-            sums = [unpack_slots(value, peer_layout.slot_bits, group) for value in keys.decryptor.decrypt(answers)]
+            opened = batches.decrypt_all(engine, keys.own, answers)
+            sums = [unpack_slots(value, peer_layout.slot_bits, group) for value in opened]
             u += [[(row[t] - offset * sum(masks[start + t])) & modulus for row in sums] for t in range(group)]
     return u, v
-
-
-def _symmetric_products(key: PublicKey, bases: Sequence[mpz], raised: NDArray[np.int64]) -> list[mpz]:
-    """prod_j c_j^P_ij for every i, by column products (P is symmetric), a bounded number of columns at once."""
-    products: list[mpz] = []
-    for first in range(0, raised.shape[1], _COLUMNS_AT_ONCE):
-        part = raised[:, first : first + _COLUMNS_AT_ONCE]
-        accumulator = ColumnProducts(key, columns=part.shape[1], entry_bits=PRECONDITIONER_BITS)
-        accumulator.add(bases, part)
-        products += accumulator.result()
-    return products

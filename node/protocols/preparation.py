@@ -1,6 +1,6 @@
 """Preparation of a sealed logistic regression: everything that does not depend on the rounds (protocols.md, section 5, "Prepare").
 
-Both parties run :func:`prepare` at the same time, message by message in lock step::
+Both parties run :func:`prepare` at the same time; each sends some batches ahead of what it receives::
 
     keys, sizes, base rate
     masked products  u + v = M m  for all rounds at once, for M = X_L, X_L', P_L at the label holder and
@@ -127,6 +127,7 @@ def prepare(
         layout=own_layout,
         peer_layout=peer_layout,
         drbg=drbg,
+        engine=engine,
         limits=limits,
     )
     lookup: TableHolder | IndexHolder

@@ -35,8 +35,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audit.layout import KEPT_BYTES
-from node.crypto.curve import POINT_BYTES, SUITE, Blinder, check_canonical, encode_to_u
+from node.crypto.curve import POINT_BYTES, SCALAR_BYTES, SUITE, check_canonical
 from node.crypto.drbg import Drbg
+from node.engine import Engine, InlineEngine, batches
 from node.errors import DataError, PeerError, PolicyError
 from node.limits import Limits
 from node.protocols.channel import Channel, Progress, silent
@@ -72,6 +73,7 @@ def align(
     minimum: int,
     drbg: Drbg,
     limits: Limits,
+    engine: Engine | None = None,
     progress: Progress = silent,
 ) -> Alignment:
     """Find the customers both sides have.
@@ -84,6 +86,7 @@ def align(
         minimum: fewest shared customers this side's policy accepts.
         drbg: randomness of this attempt; opens ``psi.scalar`` and ``psi.order``.
         limits: ``psi_elements``, ``psi_batch`` (own batches) and ``message_bytes`` (the peer's) are used.
+        engine: where identifiers are hashed and masked; None: here.
         progress: told ``("align", elements masked and answered, own size + peer size)`` once a batch.
 
     Raises:
@@ -102,9 +105,9 @@ def align(
     _check_minimum(min(own_size, peer.size), minimum, "The smaller of the two sets has")
 
     order = drbg.stream("psi.order").permutation(own_size)
-    blinder = Blinder.draw(drbg.stream("psi.scalar"))
-    outgoing = _masked_batches(identifiers, order, _domain_tag(job), blinder, limits.psi_batch)
-    own, theirs = _exchange(ch, outgoing, own_size, peer, blinder, progress)
+    masking = _Masking(drbg.stream("psi.scalar").bytes(SCALAR_BYTES), engine or InlineEngine())
+    outgoing = _masked_batches(identifiers, order, _domain_tag(job), masking, limits.psi_batch)
+    own, theirs = _exchange(ch, outgoing, own_size, peer, masking, progress)
 
     ranked = np.argsort(own).astype(np.int64, copy=False)
     _check_own_repeats(own, ranked, order, identifiers, peer)
@@ -122,28 +125,40 @@ def _domain_tag(job: str) -> bytes:
 # ---- the exchange ----------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Masking:
+    """This side's scalar, and where points are multiplied by it."""
+
+    scalar: bytes = field(repr=False)
+    engine: Engine
+
+    def double(self, points: bytes) -> bytes:
+        return batches.blinded_points(self.engine, self.scalar, points, keep=KEPT_BYTES)
+
+
 def _masked_batches(
-    identifiers: Sequence[str], order: NDArray[np.int64], tag: bytes, blinder: Blinder, batch: int
+    identifiers: Sequence[str], order: NDArray[np.int64], tag: bytes, masking: _Masking, batch: int
 ) -> Iterator[MaskedPoints]:
+    """The own list, masked, a message after the other; the engine works ahead on the next ones."""
+    size = min(batch, batches.POINTS)
+
+    pieces = ([identifiers[index] for index in order[first:stop].tolist()] for first, stop in _pieces(len(order), batch, size))
+    masked = batches.masked_points(masking.engine, masking.scalar, tag, pieces)
     for first in range(0, len(order), batch):
-        chosen = order[first : first + batch].tolist()
-        points = encode_to_u([_encoded(identifiers[index]) for index in chosen], tag)
-        yield MaskedPoints(first=first, count=len(chosen), values=blinder.blind(points))
+        stop = min(first + batch, len(order))
+        values = b"".join(next(masked) for _ in _pieces(stop - first, batch, size))
+        yield MaskedPoints(first=first, count=stop - first, values=values)
 
 
-def _encoded(identifier: str) -> bytes:
-    try:
-        return identifier.encode()
-    except UnicodeEncodeError:
-        raise DataError(
-            "psi.identifier_not_text",
-            "An identifier holds half of a surrogate pair and is no Unicode text.",
-            remedy="Read the data with its right character encoding.",
-        ) from None
+def _pieces(count: int, batch: int, size: int) -> Iterator[tuple[int, int]]:
+    """Bounds of pieces of at most ``size``, none of which crosses the border of a batch."""
+    for first in range(0, count, batch):
+        end = min(first + batch, count)
+        yield from ((start, min(start + size, end)) for start in range(first, end, size))
 
 
 def _exchange(
-    ch: Channel, outgoing: Iterator[MaskedPoints], own_size: int, peer: _Peer, blinder: Blinder, progress: Progress
+    ch: Channel, outgoing: Iterator[MaskedPoints], own_size: int, peer: _Peer, masking: _Masking, progress: Progress
 ) -> tuple[NDArray[np.void], NDArray[np.void]]:
     """Both lists of doubly-masked values, in the order in which their single-masked ones were sent."""
     own, theirs = bytearray(), bytearray()  # they grow by what has come, never by what was announced
@@ -155,7 +170,7 @@ def _exchange(
         following = next(outgoing, None)  # the peer doubles `batch` meanwhile
         if received < peer.size:
             points = peer.check_masked(ch.recv(MaskedPoints), received)
-            doubled = blinder.blind(points, keep=KEPT_BYTES)
+            doubled = masking.double(points)
             count = len(points) // POINT_BYTES
             ch.send(DoublyMasked(first=received, count=count, values=doubled))
             theirs += doubled

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from audit.errors import DataError, UsageError
+from audit.errors import DataError, IsthmusError, UsageError
 from audit.identity import Identity
 from audit.record import LOG_FILE, Json
 from audit.replay import ReplayDiffers, ReplayMissing, ReplayWire
@@ -34,6 +34,7 @@ from node.policy import load_policy
 from node.runtime import steps
 from node.runtime.context import Bounds, Numbers, step_context
 from node.runtime.disclosures import DISCLOSURE_SALTS, item_salt, of_step
+from node.runtime.engines import engine_of
 from node.runtime.files import JobFiles
 from node.runtime.journal import StepLabels, items_of, serialised
 from node.runtime.kept import inbound_name, kept_files, read_inbound, read_table, table_name
@@ -75,8 +76,7 @@ def open_node(folder: Path, *, workers: int | None) -> NodePremises:
             remedy="Name the folder that `isthmus-node init` made, or a copy of it with its keys and state.",
         )
     config = load_config(path)
-    kind = config.engine.kind if workers is None else ("inline" if workers == 1 else "processes")
-    engine = make_engine(kind, config.engine.workers if workers is None else workers)
+    engine = engine_of(config) if workers is None else make_engine("inline" if workers == 1 else "processes", workers)
     return NodePremises(config, own_identity(config), engine, Bounds.of(load_policy(config.policy_path), config))
 
 
@@ -184,7 +184,7 @@ class NodeJob:
             relation=self._relation(name),
         )
         salts = context.drbg.stream(DISCLOSURE_SALTS)
-        result = steps.run_step(name.step, context, ReplayChannel(wire))
+        result = _run_here(name.step, context, ReplayChannel(wire))
         return StepOutcome(self, name, result, wire, salts)
 
     def _relation(self, name: AttemptName) -> Relation | None:
@@ -235,6 +235,16 @@ class StepOutcome:
         steps.store_result(self.job.scratch, self.result)
         if self.name.step == "align":
             self.job.aligned_in = self.name.attempt
+
+
+def _run_here(step: str, context: steps.StepContext, ch: ReplayChannel) -> steps.StepResult:
+    """Run a step; that this machine's engine fails says nothing of what was recorded."""
+    try:
+        return steps.run_step(step, context, ch)
+    except IsthmusError as error:
+        if error.code.startswith("engine."):
+            raise ReplayMissing(f"{error.message} {error.remedy}") from None
+        raise
 
 
 def _unreadable_is_missing(payloads: Iterator[bytes]) -> Iterator[bytes]:

@@ -25,12 +25,12 @@ from audit.spec import JobSpec
 from audit.trust import Change, Trust
 from audit.witness import Witness
 from node.config import NodeConfig, RelaySection
-from node.engine import make_engine
 from node.errors import TransportError, UsageError
 from node.identity import coordinator_of, own_identity
 from node.limits import LIMITS, Limits
 from node.policy import Policy, load_policy
 from node.runtime.cosigning import CosignedLog
+from node.runtime.engines import engine_of
 from node.runtime.execution import StepLink
 from node.runtime.jobs import Jobs, NodeParts
 from node.runtime.journal import StepLabels
@@ -267,7 +267,7 @@ def serve(
             report=lambda report: control.report(report),
             notify=notify,
         )
-        engine = make_engine(config.engine.kind, config.engine.workers)
+        engine = engine_of(config)
         stack.callback(engine.close)
         board = Switchboard()
         timeouts = replace(timeouts, patience=float(policy.links.patience))

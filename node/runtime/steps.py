@@ -153,6 +153,7 @@ def _aligned(ctx: StepContext, ch: Channel, identifiers: Sequence[str]) -> tuple
             minimum=ctx.minimum_shared,
             drbg=ctx.drbg,
             limits=ctx.limits,
+            engine=ctx.engine,
             progress=ctx.progress,
         )
         return alignment, None
@@ -284,6 +285,7 @@ def _round(ctx: StepContext, ch: Channel) -> StepResult:
         lookup_range=ctx.lookup_range,
         drbg=ctx.drbg,
         limits=ctx.limits,
+        engine=ctx.engine,
         progress=ctx.progress,
     )
     return StepResult(Facts(inner_products=shares.inner_products), {f"round-{ctx.round}.npz": shares.to_arrays()})

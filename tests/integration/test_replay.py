@@ -21,6 +21,7 @@ from numpy._core._multiarray_umath import __cpu_dispatch__ as DISPATCHED
 from audit.cli import cli
 from audit.console import run
 from node.engine import PoolEngine
+from node.errors import UsageError
 from node.runtime.files import JobFiles
 from node.runtime.journal import JournalChannel
 from node.runtime.kept import FOLDER, read_inbound, read_table, write_table
@@ -128,6 +129,18 @@ def test_on_another_machine(copied: Path, kind: str) -> None:
     for name in PARTIES:
         found = _subprocess(copied / name, *arguments, **environment)
         assert found["reproduced"] == found["sent"] > 35
+
+
+def test_an_engine_that_fails_here_is_no_difference(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def died(*arguments: object) -> None:
+        raise UsageError("engine.worker_died", "A worker process was ended.", remedy="Run it again.")
+
+    monkeypatch.setattr("node.runtime.steps.run_step", died)
+    found = replay(copied / PARTIES[0])
+    first = found.first("missing")
+    assert found.exit_status == 2
+    assert first is not None
+    assert "A worker process was ended." in first.detail
 
 
 def test_the_disabled_instructions_are_those_that_numpy_would_use() -> None:

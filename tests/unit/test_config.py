@@ -51,7 +51,7 @@ def test_defaults_and_paths(tmp_path: Path) -> None:
     path.write_text(GOOD)
     config = load_config(path)
     assert (config.name, config.role, config.node.listen) == ("bank", "bank", None)
-    assert (config.engine.kind, config.engine.workers, config.unsafe.small_keys) == ("inline", 1, False)
+    assert (config.engine.kind, config.engine.workers, config.unsafe.small_keys) == ("processes", None, False)
     assert config.keys_folder == tmp_path / "keys"
     assert config.policy_path == tmp_path / "policy.toml"
     cards = config.dataset_named("cards")
@@ -162,3 +162,33 @@ def test_parse_address() -> None:
     for text in ("host", "host:", "host:0", ":1", "host:99999", "ho st:1", "host:1\n", "::1:7443"):
         with pytest.raises(ValueError, match=r"port|HOST"):
             parse_address(text)
+
+
+TLS = 'ca = "ca.pem"\ncertificate = "node.pem"\nkey = "node.key"\n'
+
+
+@pytest.mark.parametrize(
+    ("engine", "unsafe", "said"),
+    [
+        ('kind = "dask"\naddress = "tls://c:8786"\ntrust = "data"\n' + TLS, "", ""),
+        ('kind = "dask"\naddress = "tcp://c:8786"\ntrust = "data"', "cluster_without_tls = true", ""),
+        ('kind = "dask"\naddress = "tcp://c:8786"\ntrust = "data"', "", "unsafe.cluster_without_tls"),
+        ('kind = "dask"\naddress = "tls://c:8786"\ntrust = "data"', "", "needs ca"),
+        ('kind = "dask"\naddress = "tls://c:8786"\n' + TLS, "", "needs trust"),
+        ('kind = "dask"\ntrust = "keys"\n' + TLS, "", "needs address"),
+        ('kind = "dask"\naddress = "c:8786"\ntrust = "data"\n' + TLS, "", "tls://HOST:PORT"),
+        ('kind = "dask"\naddress = "tcp://c:8786"\ntrust = "data"\n' + TLS, "cluster_without_tls = true", "takes no ca"),
+        ('kind = "processes"\ntrust = "keys"', "", "takes no trust"),
+        ("workers = 0", "", "workers"),
+        ("workers = 257", "", "workers"),
+    ],
+)
+def test_engines(tmp_path: Path, engine: str, unsafe: str, said: str) -> None:
+    text = GOOD.replace("[engine]\n", "") + f"\n[engine]\n{engine}\n[unsafe]\n{unsafe}\n"
+    if not said:
+        config = load(tmp_path, text)
+        assert config.engine.address == ("tcp" if unsafe else "tls") + "://c:8786"
+        return
+    with pytest.raises(UsageError) as caught:
+        load(tmp_path, text)
+    assert said in caught.value.message

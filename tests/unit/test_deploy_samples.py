@@ -94,7 +94,7 @@ def test_every_key_of_a_node_is_described() -> None:
 
 def test_an_unknown_key_in_a_sample_would_be_noticed(tmp_path: Path) -> None:
     text = (DEPLOY / "bank" / "node.toml").read_text()
-    (tmp_path / "node.toml").write_text(text.replace("workers = 4", "wrokers = 4"))
+    (tmp_path / "node.toml").write_text(text.replace('kind = "processes"', "wrokers = 4"))
     with pytest.raises(UsageError, match="wrokers"):
         load_config(tmp_path / "node.toml")
 

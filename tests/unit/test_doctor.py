@@ -205,6 +205,31 @@ def test_settings_of_links_that_cannot_be_meant(bank: Path) -> None:
     assert told(bank, "links") == ("warn", "policy.patience")
 
 
+# ---- the engine --------------------------------------------------------------------------------------------------------------
+
+
+def with_engine(node: Path, text: str) -> None:
+    path = node / "node.toml"
+    path.write_text(path.read_text().replace('kind = "processes"', text))
+
+
+def test_processes_beside_the_cores_there_are(bank: Path) -> None:
+    assert told(bank, "engine") == ("ok", "")
+    with_engine(bank, 'kind = "processes"\nworkers = 256')
+    assert told(bank, "engine") == ("warn", "engine.workers")
+
+
+def test_a_cluster_that_does_not_answer(bank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.engine.cluster.CONNECT_SECONDS", 0.3)
+    files = 'ca = "ca.pem"\ncertificate = "n.pem"\nkey = "n.key"'
+    with_engine(bank, f'kind = "dask"\naddress = "tls://127.0.0.1:9"\ntrust = "data"\n{files}')
+    assert told(bank, "engine") == ("fail", "engine.cluster_files")
+    path = bank / "node.toml"
+    text = path.read_text().replace(files, "").replace("tls://127", "tcp://127")
+    path.write_text(text + "\n[unsafe]\ncluster_without_tls = true\n")
+    assert told(bank, "engine") == ("fail", "engine.cluster_unreachable")
+
+
 def test_whether_a_partner_accepts_the_next_certificate(bank: Path, tmp_path: Path) -> None:
     config = ["--config", str(bank / "node.toml")]
     assert main([*config, "keys", "renew-certificate", "--output", str(tmp_path / "bank.partner.json")]) == 0

@@ -7,8 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -18,8 +21,12 @@ from node.crypto import oprf
 from node.crypto.curve import inverse_scalar
 from node.crypto.drbg import Drbg, Stream
 from node.crypto.paillier import Decryptor, SecretKey, generate_key
-from node.engine import Engine, InlineEngine, PoolEngine, batches, filters, make_engine
-from node.errors import PeerError, UsageError
+from node.engine import Engine, InlineEngine, PoolEngine, base, batches, filters, make_engine
+from node.engine.base import cores, default_workers
+from node.errors import DataError, PeerError, UsageError
+from node.limits import LIMITS
+from node.protocols.psi import Role, align
+from tests.pair import MemoryChannel, Outcome, run_pair
 
 
 def square(value: int) -> int:
@@ -87,12 +94,13 @@ def test_errors_of_a_function_reach_the_caller_whole(engine: Engine) -> None:
     assert list(engine.map(square, [2])) == [4]
 
 
-def test_a_worker_that_dies_is_an_error() -> None:
+def test_a_worker_that_dies_is_an_error_and_the_next_call_has_new_ones() -> None:
     engine = PoolEngine(1)
     try:
         with pytest.raises(UsageError) as caught:
             list(engine.map(end_process, [1]))
         assert caught.value.code == "engine.worker_died"
+        assert list(engine.map(square, [1, 2])) == [1, 4]
     finally:
         engine.close()
 
@@ -119,6 +127,7 @@ def test_closing_does_not_wait_for_a_long_item_and_leaves_no_process() -> None:
 
 def test_make_engine() -> None:
     assert isinstance(make_engine("inline", 7), InlineEngine)
+    assert make_engine().workers == default_workers() == max(1, cores() - 1)
     made = make_engine("processes", 2)
     assert isinstance(made, PoolEngine)
     assert made.workers == 2
@@ -160,6 +169,61 @@ def test_products_are_the_same_bits(pool: PoolEngine, monkeypatch: pytest.Monkey
     assert Decryptor(key()).decrypt(packed[0]) == [a + (b << 100) for a, b in zip(sums[::2], sums[1::2], strict=True)]
     for engine in (InlineEngine(), pool):
         assert batches.column_products(engine, key().public, [], columns=2, entry_bits=14, expected_rows=0) == [1, 1]
+
+
+def test_a_quota_bounds_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quota = tmp_path / "cpu.max"
+    monkeypatch.setattr(base, "_QUOTA", quota)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda who: set(range(8)), raising=False)
+    for text, expected in (("max 100000", 8), ("300000 100000", 3), ("50000 100000", 1), ("900000 100000", 8), ("", 8)):
+        quota.write_text(text)
+        assert cores() == expected
+        assert default_workers() == max(1, expected - 1)
+
+
+def aligned(engine: Engine, names: list[str]) -> Outcome:
+    def half(role: Role) -> Callable[[MemoryChannel], Any]:
+        drbg = Drbg(bytes([len(role)]) * 32, job="j", step="align")
+        limits = replace(LIMITS, psi_batch=10)
+        own = names if role == "label_holder" else [f"c{i}" for i in range(15, 60)]
+        return lambda ch: align(ch, role=role, job="j", identifiers=own, minimum=1, drbg=drbg, limits=limits, engine=engine)
+
+    return run_pair(half("label_holder"), half("feature_holder"))
+
+
+def test_an_alignment_says_the_same_whatever_runs(pool: PoolEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "POINTS", 4)
+    runs = [aligned(engine, [f"c{i}" for i in range(33)]) for engine in (InlineEngine(), pool)]
+    assert runs[0].left_sent == runs[1].left_sent
+    assert runs[0].right_sent == runs[1].right_sent
+    for run in runs:
+        left, right = run.results()
+        assert sorted(left.rows) == list(range(15, 33))
+        assert (left.rows - 15 == right.rows).all()
+
+
+def test_an_identifier_that_is_no_text_ends_it_at_the_same_message(pool: PoolEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "POINTS", 4)
+    runs = [aligned(engine, [*(f"c{i}" for i in range(40)), "\ud800"]) for engine in (InlineEngine(), pool)]
+    for run in runs:
+        assert isinstance(run.left_error, DataError)
+    assert runs[0].left_sent == runs[1].left_sent
+
+
+def test_dot_and_square_products_are_the_same_bits(pool: PoolEngine) -> None:
+    ciphertexts = next(iter(batches.encrypt(InlineEngine(), key(), [list(range(1, 10))], stream("dots"))))
+    matrix = np.arange(81).reshape(9, 9)
+    matrix = matrix + matrix.T
+    dots, squares = [], []
+    for engine in (InlineEngine(), pool):
+        dots.append(batches.dot_products(engine, key().public, [ciphertexts, ciphertexts[::-1]], list(range(9))))
+        squares.append(batches.square_products(engine, key().public, ciphertexts, matrix, entry_bits=34, columns_at_once=5))
+        assert batches.decrypt_all(engine, key(), ciphertexts * 3) == list(range(1, 10)) * 3
+    assert dots[0] == dots[1]
+    assert squares[0] == squares[1]
+    vector = np.arange(1, 10)
+    assert Decryptor(key()).decrypt(dots[0]) == [int(vector @ np.arange(9)), int(vector[::-1] @ np.arange(9))]
+    assert Decryptor(key()).decrypt(squares[0]) == (matrix @ vector).tolist()
 
 
 CHILD = """

@@ -138,6 +138,7 @@ def test_preconditioner_products() -> None:
             layout=layouts[side],
             peer_layout=layouts[1 - side],
             drbg=drbg(side, "preconditioner"),
+            engine=InlineEngine(),
             limits=SMALL,
         )
 
@@ -170,6 +171,7 @@ def test_inner_products_of_shared_vectors() -> None:
                 directions=[shares[1 + j][side] for j in range(t)],
                 operands=kept[side],
                 drbg=drbg(side, f"dot{t}"),
+                engine=InlineEngine(),
                 limits=SMALL,
             )
 

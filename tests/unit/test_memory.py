@@ -8,6 +8,7 @@ from pathlib import Path
 
 SCRIPT = r"""
 import queue, sys, threading
+from dataclasses import replace
 import numpy as np
 from node.crypto.drbg import Drbg
 from node.crypto.paillier import generate_key
@@ -28,13 +29,14 @@ class Bounded:
 KEYS = [generate_key(512, Drbg(bytes([i]) * 32, job="j", step="k").stream("key")) for i in (1, 2)]
 
 def run(rows, what):
-    links = queue.Queue(2), queue.Queue(2)
+    links = queue.Queue(2), queue.Queue(2)  # the least that two batches ahead need
     layout = column_layout(plaintext_bits=510, rows=rows, slots=1)
     scores = score_layout(plaintext_bits=510, columns=2, slots=1, ring_bits=40)
     def party(side):
         ch = Bounded(links[side], links[1 - side])
         common = dict(keys=JobKeys.of(KEYS[side], KEYS[1 - side].public), matrix=np.ones((rows, 2), dtype=np.int32),
-            drbg=Drbg(bytes([side]) * 32, job="j", step=what), engine=InlineEngine(), limits=LIMITS, progress=silent)
+            drbg=Drbg(bytes([side]) * 32, job="j", step=what), engine=InlineEngine(),
+            limits=replace(LIMITS, batches_ahead=2), progress=silent)
         if what == "columns":
             exchange_column_products(ch, masks=np.zeros((1, rows, 16), dtype=np.uint8), peer_columns=2, layout=layout, **common)
         else:
