@@ -1,6 +1,7 @@
 """The curve operations of an alignment by a published filter, in pieces, on any engine, with the same bytes from each.
 
-Every piece comes with a secret scalar, and many with identifiers, so they run where the node's own secrets may go (``Engine.private``).
+Every piece comes with a secret scalar, and many with identifiers: they run where the node's own secrets may go
+(``Engine.private``).
 """
 
 from __future__ import annotations
