@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from audit.figures import JobView, NodeView, Views
 from audit.filters import check_filters
-from audit.history import PolicyRecord
+from audit.history import Attempt, PolicyRecord
 from audit.ledger import LogRejected
 from audit.policy import Limits
 
@@ -75,8 +75,14 @@ class _Bounds:
     def _approved(self, node: NodeView) -> None:
         """What the specification asks is within the policy that the node decided by."""
         model, seq = self.view.spec.model, node.record.acted_seq
-        for policy_then, where in self._policies(node):
+        policies = list(self._policies(node))
+        if self.view.spec.kind == "count":
+            return  # no key, no rounds, no bands
+        for policy_then, where in policies:
             self._key_bits(node, policy_then, where)
+            if model.key_kind == "short-order" and not policy_then.short_order_keys:
+                reason = f"short-order keys were asked for; the policy of {node.name} does not name them"
+                raise self._refuse(node.name, where, "audit.key_kind", reason)
         policy = node.record.policy
         for what, asked, most in (
             ("rounds", model.rounds, policy.rounds_max if policy else None),
@@ -120,16 +126,32 @@ class _Bounds:
             if key.round > model.rounds:
                 reason = f"round {key.round} was begun; the specification allows {model.rounds}"
                 raise self._refuse(node.name, attempt.first_seq, "audit.rounds", reason)
-            if key.step != "align" or not attempt.was_done or view.shared is None:
-                continue
-            for whose, least in (
-                ("the specification", view.spec.align.minimum),
-                (f"the policy of {node.name}", attempt.policy.minimum_intersection if attempt.policy else None),
-                ("the auditor", self.bounds.minimum_intersection),
-            ):
-                if least is not None and view.shared < least:
-                    reason = f"{view.shared} customers are shared; {whose} asks for {least}"
-                    raise self._refuse(node.name, attempt.state_seq, "audit.intersection", reason)
+            if attempt.was_done and key.step == "align" and view.shared is not None:
+                self._enough(node, attempt, view.shared, "customers are shared")
+            elif attempt.was_done and key.step == "count":
+                self._counted(node, attempt)
+
+    def _enough(self, node: NodeView, attempt: Attempt, shared: int, what: str) -> None:
+        for whose, least in (
+            ("the specification", self.view.spec.align.minimum),
+            (f"the policy of {node.name}", attempt.policy.minimum_intersection if attempt.policy else None),
+            ("the auditor", self.bounds.minimum_intersection),
+        ):
+            if least is not None and shared < least:
+                reason = f"{shared} {what}; {whose} asks for {least}"
+                raise self._refuse(node.name, attempt.state_seq, "audit.intersection", reason)
+
+    def _counted(self, node: NodeView, attempt: Attempt) -> None:
+        """Neither set was smaller than the minimum, and what was told of the number is rounded and not below it."""
+        sizes = [attempt.direction(way).items.get("MaskedPoints", 0) for way in ("sent", "received")]
+        self._enough(node, attempt, min(sizes), "customers are in the smaller set")
+        spec, told = self.view.spec, self.view.counted(attempt.key)
+        if not told:
+            return
+        self._enough(node, attempt, told, "shared customers were told of")
+        if told != spec.count.told(told, spec.align.minimum) or told > min(sizes):
+            reason = f"{told} shared customers were told of, which is no number that may be told"
+            raise self._refuse(node.name, attempt.state_seq, "audit.rounding", reason)
 
     def _recipients(self, view: NodeView) -> None:
         """Messages go to the job's other party, disclosures there and to the job's coordinator; nowhere else."""

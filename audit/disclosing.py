@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from audit.figures import JobView, NodeView, Views
+from audit.figures import JobView, NodeView, Views, told_text
 from audit.history import Act, Attempt, AttemptKey, DisclosureRecord
 from audit.ledger import Ledger, LogRejected
 from audit.plain import altered
-from audit.spec import Disclose
+from audit.spec import JobSpec
 
 Missing = Callable[[str], None]
 
@@ -29,6 +29,10 @@ BASE_RATE = "protocols.md: base rate"
 INNER_PRODUCTS = "protocols.md: inner products"
 WEIGHTS = "protocols.md: weights"
 BANDS = "protocols.md: score bands"
+BY_KEY = "protocols.md: by which key each was found"
+SIZE = "protocols.md: size of the intersection"
+TO_PARTNER = "spec: count.tell_partner"
+COUNT_TO_COORDINATOR = "spec: count.tell_coordinator"
 TO_FEATURE_HOLDER = "spec: disclose.aggregates_to_feature_holder"
 TO_COORDINATOR = "spec: disclose.aggregates_to_coordinator"
 
@@ -47,6 +51,7 @@ class Rule:
         to: "peer" or "coordinator"; the coordinator hears of a step only when it is done.
         when: whether only a done attempt, only a failed one, or any discloses it.
         flag: the clause of the specification that must allow it.
+        learner_only: in a count, whether it is the learner who discloses it.
     """
 
     step: str
@@ -57,7 +62,8 @@ class Rule:
     clause: str
     when: Literal["any", "done", "failed"] = "any"
     label_holder_only: bool = False
-    flag: Callable[[Disclose], bool] = lambda disclose: True
+    flag: Callable[[JobSpec], bool] = lambda spec: True
+    learner_only: bool = False
 
 
 RULES = (
@@ -72,6 +78,18 @@ RULES = (
     Rule("align", "SharedCount", "shared_number", "peer", "one", SHARED, when="failed"),
     Rule("align", "PsiStart", "set_size", "coordinator", "one", SIZES, when="done"),
     Rule("align", "PsiStart", "rows", "coordinator", "rows", SIZES, when="done"),
+    Rule("align", "PsiStart", "by_key", "peer", "items", BY_KEY, flag=lambda spec: bool(spec.align.keys)),
+    Rule("count", "PsiStart", "set_size", "peer", "one", SIZES),
+    Rule("count", "PsiStart", "set_size", "coordinator", "one", SIZES, when="done"),
+    Rule("count", "SortedDoublyMasked", "intersection_size", "peer", "one", SIZE),
+    Rule(
+        "count", "IntersectionSize", "rounded_size", "peer", "one", TO_PARTNER,
+        learner_only=True, flag=lambda spec: spec.count.tell_partner,
+    ),
+    Rule(
+        "count", "PsiStart", "rounded_size", "coordinator", "one", COUNT_TO_COORDINATOR,
+        when="done", learner_only=True, flag=lambda spec: spec.count.tell_coordinator,
+    ),
     Rule("prepare", "JobFigures", "columns", "peer", "one", SIZES),
     Rule("prepare", "JobFigures", "base_rate", "peer", "one", BASE_RATE, label_holder_only=True),
     Rule("prepare", "JobFigures", "columns", "coordinator", "one", SIZES, when="done"),
@@ -82,11 +100,11 @@ RULES = (
     Rule("evaluate", "BandTables", "score_bands", "peer", "items", BANDS),
     Rule(
         "evaluate", "Aggregates", "aggregates", "peer", "aggregates", TO_FEATURE_HOLDER,
-        label_holder_only=True, flag=lambda disclose: disclose.aggregates_to_feature_holder,
+        label_holder_only=True, flag=lambda spec: spec.disclose.aggregates_to_feature_holder,
     ),
     Rule(
         "evaluate", "OtColumns", "aggregates", "coordinator", "aggregates and gains", TO_COORDINATOR,
-        when="done", label_holder_only=True, flag=lambda disclose: disclose.aggregates_to_coordinator,
+        when="done", label_holder_only=True, flag=lambda spec: spec.disclose.aggregates_to_coordinator,
     ),
 )  # fmt: skip
 """What crosses in readable form.  Masked values, shares and ciphertexts say nothing by themselves and are not disclosures."""
@@ -129,10 +147,12 @@ def expected_of(view: JobView, by: str, key: AttemptKey, sent: Mapping[str, int]
             continue
         if rule.label_holder_only and by != view.parties[0]:
             continue
-        if rule.carried in ("OtColumns", "PsiStart") and not rule.flag(spec.disclose):
+        if rule.learner_only and by != spec.learner:
+            continue
+        if rule.carried in ("OtColumns", "PsiStart") and not rule.flag(spec):
             continue  # what no message of its own carries happens only where it is allowed
         count = _count(rule, view, key, sent)
-        value = _value(rule, view, by) if done else ""
+        value = _value(rule, view, by, key) if done else ""
         found.append(Expected(by, rule.what, to[rule.to], count, rule.clause, value))
     return found
 
@@ -144,10 +164,16 @@ def _count(rule: Rule, view: JobView, key: AttemptKey, sent: Mapping[str, int]) 
     return fixed.get(rule.count)
 
 
-def _value(rule: Rule, view: JobView, by: str) -> str | None:
+def _value(rule: Rule, view: JobView, by: str, key: AttemptKey) -> str | None:
     """The value that follows from the figures; "" where an entry holds none."""
-    if rule.what in ("weights_of_the_receiver", "score_bands", "filter_version", "shared_number"):
+    if rule.what in ("weights_of_the_receiver", "score_bands", "intersection_size", "filter_version", "shared_number"):
         return ""
+    if rule.what == "rounded_size":
+        told = view.counted(key)
+        return None if told is None else told_text(told, view.spec.align.minimum)
+    if rule.what == "by_key":
+        sizes, found = view.sizes_by_key(key, by), view.found_by_key
+        return json.dumps([list(pair) for pair in zip(sizes, found, strict=True)]) if len(sizes) == len(found) else None
     if rule.what == "set_size":
         return str(view.set_sizes[by]) if by in view.set_sizes else None
     if rule.what == "columns":
@@ -246,7 +272,7 @@ class _Disclosures:
             if not rules:
                 reason = f"no clause {act.data.clause!r} allows {act.data.what}"
                 raise self._refuse(node.name, act.seq, "audit.disclosure_clause", reason)
-            if not any(rule.flag(self.view.spec.disclose) for rule in rules):
+            if not any(rule.flag(self.view.spec) for rule in rules):
                 reason = f"{act.data.what} went to {act.data.to}, which the specification does not allow"
                 raise self._refuse(node.name, act.seq, "audit.disclosure_forbidden", reason)
 

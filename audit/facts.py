@@ -67,6 +67,7 @@ class JobFacts:
         spec: the specification, or None when no log holds it.
         outcome: finished, failed, cancelled, rejected, or empty while it runs; ``code`` says why it failed.
         set_sizes, columns: by party.
+        counted: what a count told, as the logs have it: a rounded number, or that it is below the minimum.
         rows_train, rows_holdout: shared customers that the training and the evaluation use.
         accuracy: what the training can be expected to give up for the rows it left out, once prepared.
         rounds_done: rounds of training that were completed.
@@ -89,6 +90,7 @@ class JobFacts:
     disclosures: tuple[DisclosureFact, ...] = ()
     set_sizes: Mapping[str, int] = field(default_factory=dict)
     intersection: int | None = None
+    counted: str = ""
     rows_train: int | None = None
     rows_holdout: int | None = None
     accuracy: Accuracy | None = None

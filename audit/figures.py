@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from audit.history import Act, Attempt, AttemptKey, JobRecord, Shape
+from audit.layout import SPARE_SLOTS, column_layout, plaintext_bits
 from audit.ledger import Ledger
 from audit.protocol import Figures, FilterFigures
-from audit.spec import JobSpec
+from audit.spec import KEYS_MAX, JobSpec
 from audit.split import ROWS_MAX, SplitSizes, split_sizes
 
 
@@ -97,6 +98,11 @@ class JobView:
         meant = (act.data for act in acts if act.data.what == what and by in ("", act.data.by) and to in ("", act.data.to))
         return [data.value for data in meant if data.value]
 
+    @property
+    def matching(self) -> str:
+        """The step in which the two sets meet."""
+        return "count" if self.spec.kind == "count" else "align"
+
     @cached_property
     def shared(self) -> int | None:
         """Shared customers n of the alignment that counts: what most entries say."""
@@ -133,7 +139,7 @@ class JobView:
     @cached_property
     def set_sizes(self) -> dict[str, int]:
         """Sizes of the two sets, as the messages of the last alignment that was done show them."""
-        key = self.last_done("align")
+        key = self.last_done(self.matching)
         if key is not None and self.spec.publisher is not None:
             return self.told_sizes(key)
         return self._per_party(key, lambda attempt, way, ledger: attempt.direction(way).items.get("MaskedPoints")) if key else {}
@@ -149,10 +155,42 @@ class JobView:
                 found[party] = votes.most_common(1)[0][0]
         return found
 
+    @cached_property
+    def found_by_key(self) -> tuple[int, ...]:
+        """Customers found by each key in the last alignment that was done, as most entries say; empty where none says it."""
+        votes: Counter[tuple[int, ...]] = Counter()
+        for text in self.told(self.last_done("align"), "by_key"):
+            found = tuple(pair[1] for pair in _pairs(text))
+            votes.update([found] if len(found) == len(self.spec.align.keys) else [])
+        return votes.most_common(1)[0][0] if votes else ()
+
+    def sizes_by_key(self, key: AttemptKey, party: str) -> tuple[int, ...]:
+        """A party's set sizes of each key in an alignment that was done, as its messages show them."""
+        for view in self.nodes.values():
+            attempt = view.record.attempts.get(key)
+            if attempt is not None and attempt.was_done:
+                sets = self._sets(view, attempt, party)
+                return tuple(own for own, _ in sets if own is not None)
+        return ()
+
+    def counted(self, key: AttemptKey) -> int | None:
+        """What was told in a count, as most entries say; 0 for "below the minimum"."""
+        votes = Counter(size for text in self.told(key, "rounded_size") if (size := told_size(text)) is not None)
+        return votes.most_common(1)[0][0] if votes else None
+
     def _columns_in(self, key: AttemptKey | None) -> dict[str, int]:
         if key is None:
             return {}
-        return self._per_party(key, lambda attempt, way, ledger: _columns(ledger, self.job, attempt, way))
+        each = self._rows_each
+        return self._per_party(key, lambda attempt, way, ledger: _columns(ledger, self.job, attempt, way, each)) if each else {}
+
+    @cached_property
+    def _rows_each(self) -> int | None:
+        """Rows that share a ciphertext of column masks: as many products answer for one column."""
+        if self.split is None:
+            return None
+        bits, slots = plaintext_bits(self.spec.model.key_bits), self.spec.model.rounds + SPARE_SLOTS
+        return column_layout(plaintext_bits=bits, rows=self.split[0], slots=slots).rows
 
     def _per_party(self, key: AttemptKey, figure) -> dict[str, int]:  # type: ignore[no-untyped-def]
         found: dict[str, int] = {}
@@ -194,6 +232,10 @@ class JobView:
             base_rate=self.base_rate if whole else None,
             shares_aggregates=self.spec.disclose.aggregates_to_feature_holder,
             renewed=self._renewed(key),
+            sets=self._sets(view, attempt, sender) if key.step == "align" and self.spec.align.keys else (),
+            learns=sender == self.spec.learner,
+            tells=self.spec.count.tell_partner,
+            told=self.counted(key) if whole and key.step == "count" else None,
             publishes=None if self.spec.publisher is None else self.spec.publisher.name == sender,
             filter=self._filter(view, attempt, sender) if whole and key.step == "align" else None,
         )
@@ -214,6 +256,25 @@ class JobView:
             found=asked.get("SharedValues", 0) if of_publisher else published.get("SharedConfirmed", 0),
         )
 
+    def _sets(self, view: NodeView, attempt: Attempt, sender: str) -> tuple[tuple[int | None, int | None], ...]:
+        """Set sizes of each key (own, peer's) from the side of ``sender``: what was sent, once the next key began or all is done.
+
+        An attempt that ended earlier shows no more of the key it was at than whether there was nobody left.
+        """
+        shown = {party: _starts(view.ledger, self.job, attempt, way) for party, way in _ways(view, attempt)}
+        begun = max(len(starts) for starts in shown.values())
+        closed = begun if attempt.was_done else begun - 1
+
+        def size(party: str, place: int) -> int | None:
+            starts = shown.get(party, [])
+            if place >= len(starts):
+                return 0 if place < closed else None
+            length, items = starts[place]
+            return items if place < closed or not length else None
+
+        peer = self.spec.peer_of(sender).name
+        return tuple((size(sender, place), size(peer, place)) for place in range(len(self.spec.align.keys)))
+
     def _renewed(self, key: AttemptKey) -> int:
         """Directions before this round's that are exchanged once more: all, where the keys are newer than the round before."""
         if key.step != "round" or key.round == 1:
@@ -224,12 +285,24 @@ class JobView:
         return key.round - 1 if max(prepared, default=0) > max(before, default=0) else 0
 
 
+def _starts(ledger: Ledger, job: str, attempt: Attempt, way: str) -> list[tuple[int, int]]:
+    """Of each set that one direction announces: the length of the message that does, and the points that follow."""
+    starts: list[tuple[int, int]] = []
+    for shape, times in shapes_of(ledger, job, attempt, way):
+        if shape.type == "PsiStart":
+            starts += [(shape.length, 0)] * min(times, KEYS_MAX)
+        elif shape.type == "MaskedPoints" and starts:
+            length, items = starts[-1]
+            starts[-1] = length, items + shape.items * times
+    return starts
+
+
 def _ways(view: NodeView, attempt: Attempt) -> tuple[tuple[str, str], tuple[str, str]]:
     return (view.name, "sent"), (attempt.peer, "received")
 
 
-def _columns(ledger: Ledger, job: str, attempt: Attempt, way: str) -> int | None:
-    """Column products that the sender answered to one group of masks: one for each of its own columns.
+def _columns(ledger: Ledger, job: str, attempt: Attempt, way: str, each: int) -> int | None:
+    """The sender's columns: it answered ``each`` column products to one group of masks for each of them.
 
     They are known to be all once row masks followed in either direction.
     """
@@ -241,7 +314,7 @@ def _columns(ledger: Ledger, job: str, attempt: Attempt, way: str) -> int | None
             total += shape.items * times
         elif total:
             break
-    return total or None
+    return total // each or None
 
 
 def _count(text: str) -> int | None:
@@ -254,6 +327,29 @@ def _counts(text: str) -> list[int]:
     except (ValueError, RecursionError):
         return []
     return [value for value in values if type(value) is int and 0 <= value < 10**12] if isinstance(values, list) else []
+
+
+def _pairs(text: str) -> list[tuple[int, int]]:
+    """A list of pairs of counts, written as JSON; empty where it is none."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    if not isinstance(values, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in values):
+        return []
+    return [(a, b) for a, b in values if type(a) is type(b) is int and min(a, b) >= 0]
+
+
+def told_text(size: int, minimum: int) -> str:
+    """How a number told in a count stands in a log."""
+    return str(size) if size else f"below {minimum}"
+
+
+def told_size(text: str) -> int | None:
+    """The number of :func:`told_text`; 0 for "below the minimum", None where it is no such text."""
+    if text.startswith("below "):
+        return 0 if _count(text.removeprefix("below ")) is not None else None
+    return _count(text) or None
 
 
 Views = Sequence[tuple[str, JobView | None]]

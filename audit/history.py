@@ -14,12 +14,21 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from audit.receipts import Transcript
-from audit.spec import JobSpec
+from audit.spec import KEYS_MAX, JobSpec
 
 ENDED = ("finished", "failed", "cancelled", "rejected")
 RUNS_MAX = 4096
 PLAIN = frozenset(
-    ("PsiStart", "FilterState", "FilterQueries", "SharedCount", "JobFigures", "DirectiveEcho", "Aggregates"),
+    (
+        "PsiStart",
+        "FilterState",
+        "FilterQueries",
+        "SharedCount",
+        "JobFigures",
+        "DirectiveEcho",
+        "Aggregates",
+        "IntersectionSize",
+    ),
 )
 """Types of messages that carry public figures alone (:mod:`audit.plain`)."""
 ACTS_MAX = 2**16
@@ -125,8 +134,8 @@ class Direction:
         self.runs = Runs()
         self.items: dict[str, int] = {}
         """Items by message type."""
-        self.plain: dict[str, str] = {}
-        """SHA-256 of the first message of each type in :data:`PLAIN`."""
+        self.plain: dict[tuple[str, int], str] = {}
+        """SHA-256 of the first messages of each type in :data:`PLAIN`: one, or one for each key of an alignment."""
 
     def add(self, message: MessageRecord) -> None:
         """Take the next message."""
@@ -134,9 +143,10 @@ class Direction:
         self._hash.update(f"{kind} {number} {length} {sha256} {items}\n".encode())
         self.count += 1
         self.bytes += length
-        self.items[kind] = self.items.get(kind, 0) + items
-        if kind in PLAIN:
-            self.plain.setdefault(kind, sha256)
+        before = self.items.get(kind, 0)
+        self.items[kind] = before + items
+        if kind in PLAIN and before < KEYS_MAX:
+            self.plain.setdefault((kind, before), sha256)
         self.runs.add((kind, items, length))
 
     def fingerprint(self) -> tuple[int, bytes]:
@@ -180,6 +190,7 @@ class PolicyRecord(NamedTuple):
     rounds_max: int
     bands_max: int
     small_keys: int
+    short_order_keys: int = 0
     filters: tuple[FilterRecord, ...] = ()
 
 

@@ -20,7 +20,7 @@ from audit.protocol import (
     COORDINATOR_ORDER,
     FILTER_COMMITTED,
     NODE_ORDER,
-    ORDER,
+    ORDERS,
     Table,
     bad_numbers,
     follows,
@@ -52,6 +52,7 @@ class _Order:
 
     def __init__(self, view: JobView, missing: Missing) -> None:
         self.view, self.missing = view, missing
+        self.steps = ORDERS[view.spec.kind]
 
     def _refuse(self, log: str, seq: int | None, code: str, reason: str) -> LogRejected:
         return LogRejected(code, f"{self.view.short}: {reason}", step=7, log=log, seq=seq)
@@ -103,7 +104,7 @@ class _Order:
     def _begin(self, steps: _Steps, log: str, act: Act, directive: Directive) -> None:
         """An attempt begins: it is due, its number is new, and it runs on the numbers of those before it."""
         key, seq = act.key, act.seq
-        if key.step not in ORDER or (key.round > 0) != (key.step == "round"):
+        if key.step not in self.steps or (key.round > 0) != (key.step == "round"):
             raise self._refuse(log, seq, "audit.step_order", f"there is no step {key.step!r} with round {key.round}")
         place = (key.step, key.round)
         if place == steps.place:
@@ -135,7 +136,7 @@ class _Order:
             return
         waiting = steps.waiting if steps.place[0] == "prepare" else {}
         place = (key.step, key.round)
-        legal = place in waiting if waiting else follows(*place, after=steps.place)
+        legal = place in waiting if waiting else follows(*place, after=steps.place, kind=self.view.spec.kind)
         if not steps.done or not legal or key.attempt < steps.attempt:
             state = "done" if steps.done else "not done"
             raise self._refuse(log, seq, "audit.step_order", f"{key} follows {before}, which is {state}")
@@ -143,7 +144,9 @@ class _Order:
             raise self._refuse(log, seq, "audit.directive_changed", f"{key} runs on other numbers than before its preparation")
 
     def _finished(self, steps: _Steps, log: str, seq: int) -> None:
-        last = "evaluate" if Decimal(self.view.spec.model.holdout) > 0 else "finish"
+        last = self.steps[-1]
+        if last == "evaluate" and Decimal(self.view.spec.model.holdout) == 0:
+            last = "finish"
         if steps.place[0] != last or not steps.done:
             place = f"{steps.place[0]} {steps.place[1] or ''}".strip() or "its beginning"
             raise self._refuse(log, seq, "audit.unfinished", f"it is said to be finished after {place}; {last} is not done")
@@ -184,8 +187,9 @@ class _Order:
         """The rows and columns committed to are those of the set that was aligned, and of the rows and columns that serve."""
         intercept = int(node.name == self.view.parties[0])
         columns = self.view.columns.get(node.name)
+        sets = self._own_sets(node, attempt)
         shown = {
-            ("dataset", "rows"): attempt.sent.items.get("MaskedPoints") or self._size_of(node.name, attempt),
+            ("dataset", "rows"): self._dataset_rows(node.name, attempt, sets),
             ("filter", "rows"): self._size_of(self.view.spec.publisher.name, attempt) if self.view.spec.publisher else None,
             ("encoded", "rows"): sum(self.view.split) if self.view.split else None,
             ("encoded", "columns"): columns - intercept if columns is not None else None,
@@ -196,6 +200,23 @@ class _Order:
                 if wanted is not None and said != wanted:
                     reason = f"{attempt.key}: the commitment to {what!r} names {said} {name}; {wanted} follow from the log"
                     raise self._refuse(node.name, act.seq, "audit.commitment_sizes", reason)
+            if what == "dataset" and act.data.rows is not None and act.data.rows < max(sets, default=0):
+                # Not every customer has every key; none has one twice.
+                reason = f"{attempt.key}: the commitment to {what!r} names {act.data.rows} rows; {max(sets)} identifiers were sent"
+                raise self._refuse(node.name, act.seq, "audit.commitment_sizes", reason)
+
+    def _own_sets(self, node: NodeView, attempt: Attempt) -> tuple[int, ...]:
+        """Identifiers that a node sent in an attempt, of each key."""
+        if attempt.key.step == "align" and self.view.spec.align.keys:
+            return self.view.sizes_by_key(attempt.key, node.name)
+        sent = attempt.sent.items.get("MaskedPoints")
+        return () if sent is None else (sent,)
+
+    def _dataset_rows(self, party: str, attempt: Attempt, sets: Sequence[int]) -> int | None:
+        """Rows of a data set that was aligned by one identifier."""
+        if self.view.spec.publisher is not None:
+            return self._size_of(party, attempt)
+        return sets[0] if sets and not self.view.spec.align.keys else None
 
     def _size_of(self, party: str, attempt: Attempt) -> int | None:
         """A set's size where no message counts it: in an alignment by a published filter."""
@@ -242,8 +263,8 @@ class _Order:
                     self._undirected(node, act, coordinator, directed)
 
     def _undirected(self, node: NodeView, act: Act, coordinator: NodeView, directed: dict[AttemptKey, Directive]) -> None:
-        places = [(ORDER.index(key.step), key.round, key.attempt) for key in directed]
-        later = max(places, default=(0, 0, -1)) > (ORDER.index(act.key.step), act.key.round, act.key.attempt)
+        places = [(self.steps.index(key.step), key.round, key.attempt) for key in directed]
+        later = max(places, default=(0, 0, -1)) > (self.steps.index(act.key.step), act.key.round, act.key.attempt)
         if later or coordinator.record.end is not None:
             raise self._refuse(node.name, act.seq, "audit.undirected", f"{act.key}: the coordinator's log has no directive for it")
         self.missing(f"the log of {coordinator.name} ends before {act.key} of {self.view.short}: ask for a newer copy")
@@ -251,7 +272,11 @@ class _Order:
     # ---- figures ----------------------------------------------------------------------------------------------------------
 
     def _figures_agree(self) -> None:
-        """The shared rows split by the public coin, and each round's inner products are the same wherever they stand."""
+        """The shared rows split by the public coin, and each round's inner products are the same wherever they stand.
+
+        What the keys found adds up to the shared rows, and no key found more than either side brought of it.
+        """
+        self._keys_agree()
         told: dict[AttemptKey, dict[str, list[tuple[str, int]]]] = {}
         for view in self.view.views():
             for act in view.record.of("disclosure"):
@@ -265,6 +290,19 @@ class _Order:
             log, seq = values[text][0]
             if not _numbers(text, key.round):
                 raise self._refuse(log, seq, "audit.inner_products", f"{key}: {key.round} inner products are due")
+
+    def _keys_agree(self) -> None:
+        view, key = self.view, self.view.last_done("align")
+        if key is None or not view.spec.align.keys:
+            return
+        found = view.found_by_key
+        sizes = [view.sizes_by_key(key, party) for party in view.parties]
+        possible = len(found) == len(view.spec.align.keys) and sum(found) == view.shared
+        if not possible or any(count > size for one in sizes for count, size in zip(found, one, strict=False)):
+            said = ((log.name, act) for log in view.views() for act in log.record.of("disclosure"))
+            log, seq = next(((name, act.seq) for name, act in said if act.data.what == "by_key"), (view.parties[0], None))
+            reason = f"{key}: the customers found by each key ({list(found)}) do not add up to those shared"
+            raise self._refuse(log, seq, "audit.by_key", reason)
 
     def _ends_agree(self) -> None:
         """A job that is finished in one log did not end otherwise in another."""

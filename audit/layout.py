@@ -8,6 +8,10 @@ the verification counts them by it (:mod:`audit.protocol`): one source, so that 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+KeyKind = Literal["standard", "short-order"]
+"""Paillier keys: with randomness of any order, or of a short secret one."""
 
 POINT_BYTES = 32
 """A masked identifier: a u-coordinate of curve25519."""
@@ -35,8 +39,10 @@ BAND_BYTES = 1
 
 ENTRY_BITS = 14
 """Features raised by 2**13 to be non-negative exponents."""
-PRODUCT_BITS = 128
-"""Ring of X'e.  Uniform 128-bit masks hide residual shares perfectly; ten slots of it fit a 2048-bit plaintext."""
+RESIDUAL_BITS = 63
+"""Residual shares and the masks of the feature holder's: a machine word holds the difference of two."""
+PRODUCT_MARGIN = 84
+"""Ring of X'e, in bits above log2(rows): see :func:`product_bits`."""
 SHORT_BITS = 192
 """Ring of weights, gradients and directions."""
 PRECONDITIONER_BITS = 34
@@ -81,10 +87,10 @@ class SlotLayout:
 
     Attributes:
         ring_bits: the products are wanted modulo 2**ring_bits; masks m are uniform in that ring (or smaller).
-        slot_bits: S = bits of m + entry bits + log2(terms) + 41, so that product + mask never reaches the next slot.
+        slot_bits: S >= bits of m + entry bits + log2(terms), so that a product never reaches the next slot.
         group: slots (rounds) in one plaintext.
         groups: plaintexts needed for all slots.
-        rows: matrix rows that share one ciphertext in row products (1 for column products).
+        rows: matrix rows that share one ciphertext.
     """
 
     ring_bits: int
@@ -93,10 +99,13 @@ class SlotLayout:
     groups: int
     rows: int
 
-    @property
-    def hiding_bits(self) -> int:
-        """Masks added to a product are uniform integers of this many bits."""
-        return self.slot_bits - 1
+    def packed_bits(self, slots: int) -> int:
+        """Bits of the products that one ciphertext holds, ``slots`` (at most ``group``) of each of its rows."""
+        return slots * self.rows * self.slot_bits
+
+    def hiding_bits(self, slots: int) -> int:
+        """The mask added to these products is one uniform integer of this many bits: its carries join the slots."""
+        return self.packed_bits(slots) + STATISTICAL_BITS
 
     def groups_of(self, slots: int) -> list[tuple[int, int]]:
         """(first slot, number of slots) of each group."""
@@ -104,27 +113,43 @@ class SlotLayout:
 
 
 def _slot_bits(ring_bits: int, entry_bits: int, terms: int) -> int:
-    # The product is below 2**w, w = ring + entry + log2(terms); the mask below 2**(w + 40); their sum below 2**(w + 41).
-    return ring_bits + entry_bits + log2_ceil(terms) + STATISTICAL_BITS + 1
+    return ring_bits + entry_bits + log2_ceil(terms)
 
 
-def _balanced(slots: int, capacity: int) -> tuple[int, int]:
+def _room(plaintext_bits: int) -> int:
+    """Bits left for slots: the mask is STATISTICAL_BITS wider than all of them together, its sum with them one bit more."""
+    return plaintext_bits - STATISTICAL_BITS - 1
+
+
+def _layout(*, plaintext_bits: int, ring_bits: int, slot_bits: int, slots: int, rows: int | None = None) -> SlotLayout:
+    """All slots of as many rows as fit; or of one row, in groups of equal size."""
+    capacity = max(1, _room(plaintext_bits) // slot_bits)
     groups = -(-slots // capacity)
-    return -(-slots // groups), groups
+    fitting = capacity // slots if groups == 1 else 1
+    return SlotLayout(
+        ring_bits=ring_bits, slot_bits=slot_bits, group=-(-slots // groups), groups=groups, rows=fitting if rows is None else rows
+    )
+
+
+def product_bits(rows: int) -> int:
+    """Ring of X'e, and its slots: whole bytes, because every row packs them.
+
+    84 + log2(rows) bits: seven more than the products of 63-bit masks with 14-bit entries need, so that the shares of X'e, of
+    29 + log2(rows) bits, are converted with a chance of error of at most 2**-54.
+    """
+    return -(-(PRODUCT_MARGIN + log2_ceil(rows)) // 8) * 8
 
 
 def column_layout(*, plaintext_bits: int, rows: int, slots: int) -> SlotLayout:
-    """Layout of X'e: byte-aligned slots, because every row packs them."""
-    bits = -(-_slot_bits(PRODUCT_BITS, ENTRY_BITS, rows) // 8) * 8
-    group, groups = _balanced(slots, max(1, plaintext_bits // bits))
-    return SlotLayout(ring_bits=PRODUCT_BITS, slot_bits=bits, group=group, groups=groups, rows=1)
+    """Layout of X'e."""
+    bits = product_bits(rows)
+    return _layout(plaintext_bits=plaintext_bits, ring_bits=bits, slot_bits=bits, slots=slots)
 
 
 def preconditioner_layout(*, plaintext_bits: int, columns: int, slots: int) -> SlotLayout:
-    """Layout of P g."""
+    """Layout of P g; P is symmetric, so its products are column products, one row in a ciphertext."""
     bits = _slot_bits(SHORT_BITS, PRECONDITIONER_BITS, columns)
-    group, groups = _balanced(slots, max(1, plaintext_bits // bits))
-    return SlotLayout(ring_bits=SHORT_BITS, slot_bits=bits, group=group, groups=groups, rows=1)
+    return _layout(plaintext_bits=plaintext_bits, ring_bits=SHORT_BITS, slot_bits=bits, slots=slots, rows=1)
 
 
 def score_bits(*, plaintext_bits: int, columns: int, slots: int) -> int:
@@ -135,17 +160,14 @@ def score_bits(*, plaintext_bits: int, columns: int, slots: int) -> int:
     with the larger number of columns.
     """
     overhead = _slot_bits(0, ENTRY_BITS, columns)
-    rows = plaintext_bits // (slots * (SCORE_BITS_MIN + overhead))
+    room = _room(plaintext_bits)
+    rows = room // (slots * (SCORE_BITS_MIN + overhead))
     if rows == 0:
         return SCORE_BITS_MIN
-    return min(SCORE_BITS_MAX, plaintext_bits // (slots * rows) - overhead)
+    return min(SCORE_BITS_MAX, room // (slots * rows) - overhead)
 
 
 def score_layout(*, plaintext_bits: int, columns: int, slots: int, ring_bits: int) -> SlotLayout:
     """Layout of X w modulo 2**ring_bits."""
     bits = _slot_bits(ring_bits, ENTRY_BITS, columns)
-    capacity = plaintext_bits // bits
-    if capacity >= slots:
-        return SlotLayout(ring_bits=ring_bits, slot_bits=bits, group=slots, groups=1, rows=capacity // slots)
-    group, groups = _balanced(slots, max(1, capacity))
-    return SlotLayout(ring_bits=ring_bits, slot_bits=bits, group=group, groups=groups, rows=1)
+    return _layout(plaintext_bits=plaintext_bits, ring_bits=ring_bits, slot_bits=bits, slots=slots)

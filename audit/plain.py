@@ -1,8 +1,9 @@
 """The messages that carry nothing but public figures: their bytes follow from what the logs say, and so do their digests.
 
-    PsiStart        the sender's set size                     DirectiveEcho   the coordinator's numbers
-    JobFigures      rows, columns, the label holder's base rate      Aggregates      as the label holder disclosed them
-    FilterState     a filter's key, version, digest and sizes        FilterQueries, SharedCount   how many items of a kind follow
+    PsiStart         the sender's set size, for each key            DirectiveEcho    the coordinator's numbers
+    JobFigures       rows, columns, the label holder's base rate    Aggregates       as the label holder disclosed them
+    IntersectionSize what the learner of a count told
+    FilterState      a filter's key, version, digest and sizes      FilterQueries, SharedCount   how many items of a kind follow
 
 A log holds a message's SHA-256.  Where the logs' word for these figures gives another one, the message said something else
 than the logs do, however many of them agree.
@@ -62,11 +63,17 @@ def aggregates(value: str) -> bytes | None:
         return None
 
 
-def plain_message(kind: str, figures: Figures, directive: Directive, *, step: str) -> bytes | None:
-    """The bytes of a message of these figures; None where the logs do not tell all of them, or it is no plain one."""
+def plain_message(kind: str, figures: Figures, directive: Directive, *, step: str, number: int = 0) -> bytes | None:
+    """The bytes of a message of these figures; None where the logs do not tell all of them, or it is no plain one.
+
+    ``number`` counts the messages of this kind: of an alignment by several keys each has one.
+    """
     f = figures
-    if kind == "PsiStart" and f.own_set is not None:
-        return _number(1, f.own_set)
+    if kind == "PsiStart":
+        own = f.own_set if not f.sets else f.sets[number][0] if number < len(f.sets) else None
+        return None if own is None else _number(1, own)
+    if kind == "IntersectionSize" and f.told is not None:
+        return _number(1, f.told)
     if kind in ("FilterQueries", "SharedCount") and f.filter is not None:
         return _number(1, f.filter.queries if kind == "FilterQueries" else f.filter.found)
     if kind == "JobFigures" and f.rows is not None and f.own_columns is not None:
@@ -120,8 +127,8 @@ def altered(view: JobView, node: NodeView, attempt: Attempt) -> Iterator[tuple[s
         return
     for way, sender in (("sent", node.name), ("received", attempt.peer)):
         figures = view.figures(node, attempt, sender)
-        for kind, sha256 in attempt.direction(way).plain.items():
-            data = plain_message(kind, figures, attempt.directive, step=attempt.key.step)
+        for (kind, number), sha256 in attempt.direction(way).plain.items():
+            data = plain_message(kind, figures, attempt.directive, step=attempt.key.step, number=number)
             if kind == "Aggregates":
                 said = view.told(attempt.key, "aggregates", by=sender, to=view.spec.peer_of(sender).name)
                 data = aggregates(said[0]) if said else None

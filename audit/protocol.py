@@ -27,7 +27,6 @@ from audit.layout import (
     KEPT_BYTES,
     ORDER_BYTES,
     POINT_BYTES,
-    PRODUCT_BITS,
     RANGE_MAX,
     RANGE_MIN,
     SHORT_BITS,
@@ -44,6 +43,8 @@ from audit.layout import (
 )
 
 ORDER = ("align", "prepare", "round", "finish", "evaluate")
+ORDERS: Mapping[str, tuple[str, ...]] = MappingProxyType({"train": ORDER, "count": ("count",)})
+"""The steps of each kind of job."""
 
 Table = Mapping[str, Mapping[str, str]]
 
@@ -95,7 +96,8 @@ COORDINATOR_ORDER: Table = MappingProxyType(
 
 NEXT_STEPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "": ("align",),
+        "": ("align", "count"),
+        "count": (),
         "align": ("prepare",),
         "prepare": ("round",),
         "round": ("round", "finish"),
@@ -103,21 +105,24 @@ NEXT_STEPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "evaluate": (),
     }
 )
-"""Which step follows which, once it is done; any step may be tried again before the next begins.  A round that has to start again
-and finds no mask left (:func:`masks_left`) is followed by a second preparation, and that by the same round.
+"""Which step follows which, once it is done, within the steps of the job's kind (:data:`ORDERS`); any step may be tried again
+before the next begins.  A round that has to start again and finds no mask left (:func:`masks_left`) is followed by a second
+preparation, and that by the same round.
 """
 
 
-COMMITTED: Mapping[str, tuple[str, ...]] = MappingProxyType({"align": ("dataset",), "prepare": ("encoded", "paillier key")})
+COMMITTED: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"align": ("dataset",), "count": ("dataset",), "prepare": ("encoded", "paillier key")}
+)
 """What a node commits to before the first message of each attempt of a step."""
 
 FILTER_COMMITTED = ("filter key", "filter")
 """What both nodes commit to besides, as soon as they have it, in an alignment by a published filter."""
 
 
-def follows(step: str, round: int, after: tuple[str, int]) -> bool:
-    """Whether a step is the one, or one of the two, that come after another."""
-    if step not in NEXT_STEPS[after[0]]:
+def follows(step: str, round: int, after: tuple[str, int], kind: str = "train") -> bool:
+    """Whether a step is the one, or one of the two, that come after another in a job of a kind."""
+    if step not in NEXT_STEPS[after[0]] or step not in ORDERS[kind]:
         return False
     return round == (after[1] + 1 if step == "round" and after[0] == "round" else int(step == "round"))
 
@@ -232,6 +237,7 @@ class Figures:
 
     Attributes:
         own_set, peer_set: identifiers of the two sets.
+        sets: the same of each key, where a job names its keys.
         rows, held_out: shared rows for training and evaluation.
         own_columns, peer_columns: encoded columns, the label holder's intercept counted.
         rounds: most rounds of the job.
@@ -239,6 +245,7 @@ class Figures:
         publishes: in an alignment by a published filter, whether the sender is its publisher; None by another method.
         filter: what both directions of such an attempt exchanged, where it was done.
         renewed: earlier directions whose ciphertexts a round exchanges once more, because the keys are new since.
+        learns, tells, told: in a count: whether the sender learns the number, whether the learner tells it, and what it tells.
     """
 
     holds_label: bool
@@ -254,6 +261,10 @@ class Figures:
     base_rate: str | None = None
     shares_aggregates: bool = False
     renewed: int = 0
+    sets: tuple[tuple[int | None, int | None], ...] = ()
+    learns: bool = False
+    tells: bool = False
+    told: int | None = None
     publishes: bool | None = None
     filter: FilterFigures | None = None
 
@@ -264,13 +275,26 @@ class Figures:
 
 
 def _align(f: Figures, round: int, directive: Directive) -> tuple[Part, ...]:
-    start = Single("PsiStart", *((2, 1 + 5) if f.own_set is None else (number_field(f.own_set),) * 2))
     if f.publishes is not None:
-        return (start, *(_published(f) if f.publishes else _queried(f)))
-    return (
-        start,
-        Turns(Phase("MaskedPoints", f.own_set, 8 * POINT_BYTES), Phase("DoublyMasked", f.peer_set, 8 * KEPT_BYTES)),
-    )
+        return (_start(f.own_set), *(_published(f) if f.publishes else _queried(f)))
+    parts: list[Part] = []
+    for own, peer in f.sets or ((f.own_set, f.peer_set),):
+        parts.append(_start(own, shortest=0 if f.sets else 2))  # after other keys nobody may be left
+        parts.append(Turns(Phase("MaskedPoints", own, 8 * POINT_BYTES), Phase("DoublyMasked", peer, 8 * KEPT_BYTES)))
+    return tuple(parts)
+
+
+def _start(own: int | None, *, shortest: int = 2) -> Single:
+    return Single("PsiStart", *((shortest, 1 + 5) if own is None else (number_field(own),) * 2))
+
+
+def _count(f: Figures, round: int, directive: Directive) -> tuple[Part, ...]:
+    start, masked = _start(f.own_set), Phase("MaskedPoints", f.own_set, 8 * POINT_BYTES)
+    if not f.learns:
+        return start, masked, Phase("SortedDoublyMasked", f.peer_set, 8 * KEPT_BYTES)
+    if not f.tells:
+        return start, masked
+    return start, masked, Single("IntersectionSize", *((0, 1 + 5) if f.told is None else (number_field(f.told),) * 2))
 
 
 _HASH_FIELD = bytes_field(32)
@@ -324,9 +348,13 @@ def _prepare(f: Figures, round: int, directive: Directive) -> tuple[Part, ...]:
     key = number_field(f.key_bits) + bytes_field(size) + bytes_field(2 * size)
     parts: list[Part] = [Single("PaillierKey", key, key), _figures(f)]
     plain, slots = plaintext_bits(f.key_bits), f.slots
-    groups = column_layout(plaintext_bits=plain, rows=f.rows, slots=slots).groups if f.rows is not None else 1
+    groups, each, masks = 1, 1, None
+    if f.rows is not None:
+        layout = column_layout(plaintext_bits=plain, rows=f.rows, slots=slots)
+        groups, each, masks = layout.groups, layout.rows, -(-f.rows // layout.rows)
+    products = None if f.own_columns is None else each * f.own_columns
     for _ in range(groups):
-        parts += [_ciphertexts(f, "ColumnMasks", f.rows), _ciphertexts(f, "ColumnProducts", f.own_columns)]
+        parts += [_ciphertexts(f, "ColumnMasks", masks, each), _ciphertexts(f, "ColumnProducts", products)]
     if f.own_columns is None or f.peer_columns is None or f.rows is None:
         return tuple(parts)  # it went no further, or the columns would be known
     k = score_bits(plaintext_bits=plain, columns=max(f.own_columns, f.peer_columns), slots=slots - 1)
@@ -384,7 +412,7 @@ def _round(f: Figures, round: int, directive: Directive) -> tuple[Part, ...]:
     table = Phase("LookupTables", f.rows, 8 * WORD_BYTES * f.entries)
     choices = Phase("OtColumns", f.rows, f.entries.bit_length() - 1, lanes=BASE_OTS)
     first = Phase("FirstResiduals", f.rows, 8 * WORD_BYTES)
-    residuals = Phase("MaskedResiduals", f.rows, PRODUCT_BITS)
+    residuals = Phase("MaskedResiduals", f.rows, 8 * WORD_BYTES)
     return (
         echo,
         *(() if round == 1 else (weights, table if f.holds_label else choices)),
@@ -418,7 +446,7 @@ def _evaluate(f: Figures, round: int, directive: Directive) -> tuple[Part, ...]:
 
 
 LEGAL_MESSAGES: Mapping[str, Callable[[Figures, int, Directive], tuple[Part, ...]]] = MappingProxyType(
-    {"align": _align, "prepare": _prepare, "round": _round, "finish": _finish, "evaluate": _evaluate}
+    {"align": _align, "count": _count, "prepare": _prepare, "round": _round, "finish": _finish, "evaluate": _evaluate}
 )
 
 

@@ -299,11 +299,12 @@ def _job(job: JobRecord, entry: Entry, offset: int, own: str) -> None:
 
 def policy_of(entry: Entry) -> PolicyRecord | None:
     """The bounds that a `policy` entry names; None where it names a digest alone, as the first version did."""
+    entry = {"short_order_keys": 0, **entry}
     names = [name for name in PolicyRecord._fields if name != "filters"]
     if not all(type(entry.get(name)) is int for name in names):
         return None
-    minimum, key_bits, rounds, bands, small = (integer(entry, name) for name in names)
-    return PolicyRecord(minimum, key_bits, rounds, bands, small, _filters_of(entry))
+    minimum, key_bits, rounds, bands, small, short_order = (integer(entry, name) for name in names)
+    return PolicyRecord(minimum, key_bits, rounds, bands, small, short_order, _filters_of(entry))
 
 
 def _filters_of(entry: Entry) -> tuple[FilterRecord, ...]:

@@ -179,7 +179,16 @@ def _take(seen: LogSeen, entry: Entry) -> None:
             _READERS[kind](job, entry, seen.name)
 
 
-POLICY_FIELDS = ("minimum_intersection", "key_bits_min", "rounds_max", "bands_max", "retention", "small_keys", "sha256")
+POLICY_FIELDS = (
+    "minimum_intersection",
+    "key_bits_min",
+    "rounds_max",
+    "bands_max",
+    "retention",
+    "small_keys",
+    "short_order_keys",
+    "sha256",
+)
 
 
 def _spec(job: JobSeen, entry: Entry, log: str) -> None:

@@ -33,6 +33,7 @@ BUILDS_ON = "replay.builds_on_lost"
 """The code of an attempt that was left out because one before it was not reproduced."""
 
 STEPS = {
+    "count": "counts the shared customers: the teller masks the learner's identifiers once more and returns them sorted",
     "align": "finds the shared customers: each side masks its identifiers, and the other's once more",
     "prepare": "exchanges keys and sizes, and prepares masked products of the features and the base oblivious transfers",
     "round": "shares of scores, the residuals by lookup, shares of the gradient and the direction, and the inner products",
@@ -56,6 +57,8 @@ MESSAGES = {
     "SharedCount": "how many of its identifiers it found in the filter",
     "SharedValues": "their values under the filter's key, ascending",
     "SharedConfirmed": "which of these are its own customers",
+    "SortedDoublyMasked": "the other side's masked identifiers, masked once more, in ascending order",
+    "IntersectionSize": "the number of shared customers, rounded down, or that it is below the minimum",
     "PaillierKey": "the public key it drew for this attempt",
     "JobFigures": "its rows and columns and, from the label holder, the base rate",
     "ColumnMasks": "encrypted masks of the residuals, for the gradient's products",

@@ -103,8 +103,9 @@ class JobPage:
     begun: str
     ended: str
     shared_customers: int | None
+    counted: str
     given_up: str
-    rounds: int
+    rounds: int | None
     told_by: list[str]
     parties: list[PartyPage]
     terms: list[tuple[str, str]]
@@ -151,6 +152,8 @@ def _job_page(name: str, logs: Sequence[LogSeen], facts: JobFacts | None, approv
     nodes = {log: job for log, job in jobs.items() if job.attempts}
     steps = _steps(nodes)
     shared = {seen.count for key, seen in told.items() if key.what == "shared_customers"}
+    counted = [value for key, seen in told.items() if key.what == "rounded_size" for value in seen.values]
+    trains = spec is None or spec.kind == "train"
     return JobPage(
         job=name,
         title=spec.title if spec else "",
@@ -158,12 +161,15 @@ def _job_page(name: str, logs: Sequence[LogSeen], facts: JobFacts | None, approv
         begun=min(job.first_time for job in jobs.values()),
         ended=max((time for job in jobs.values() for time, state, _ in job.states if state in ENDED), default=""),
         shared_customers=max(shared, default=None),
+        counted=counted[-1] if counted else "",
         given_up=wording.given_up(facts.accuracy) if facts and facts.accuracy else "",
-        rounds=len({key.round for job in nodes.values() for key, seen in job.attempts.items() if _round_done(key, seen)}),
+        rounds=len({key.round for job in nodes.values() for key, seen in job.attempts.items() if _round_done(key, seen)})
+        if trains
+        else None,
         told_by=list(jobs),
         parties=_parties(spec, jobs),
         terms=wording.terms(spec) if spec else [],
-        small_keys=spec is not None and spec.model.key_bits < wording.KEY_BITS_SOUND,
+        small_keys=spec is not None and trains and spec.model.key_bits < wording.KEY_BITS_SOUND,
         approvals=_approvals(jobs, approvals),
         commitments=[_commitment(log, seen) for log, job in jobs.items() for seen in job.commitments],
         learners=_learners(told, [item for item in facts.disclosures if not item.listed] if facts else [], spec),

@@ -25,9 +25,12 @@ from pydantic import (
 )
 
 from audit.errors import UsageError
+from audit.layout import KeyKind
 
 SPEC_VERSION = 1
 SPEC_BYTES_MAX = 256 * 2**10
+KEYS_MAX = 8
+"""Identifier columns that may be tried one after the other."""
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 """Names of parties and coordinators: lower case, digits, hyphens; they also serve as TLS host names."""
@@ -38,6 +41,10 @@ _VISIBLE = r"^[^\p{C}\p{Zl}\p{Zp}]*$"
 Text = Annotated[str, StringConstraints(max_length=200, pattern=_VISIBLE)]
 DatasetName = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_VISIBLE)]
 Column = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=_VISIBLE)]
+KeyName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
+"""What both parties call an identifier that customers are found by: phone, email, document."""
+Rule = Annotated[str, StringConstraints(pattern=r"^(exact|casefold|digits|sha256|email|phone-e164:[A-Z]{2})$")]
+"""How an identifier is made comparable (:mod:`node.data.identifiers`)."""
 
 
 SampleRows = Annotated[int, Field(ge=1, le=2**31)] | None
@@ -69,12 +76,12 @@ class _Strict(BaseModel):
 
 
 class Party(_Strict):
-    """One of the two data parties and what it brings."""
+    """One of the two data parties and what it brings.  A count takes no features."""
 
     name: Name
     role: Literal["bank", "platform"]
     dataset: DatasetName
-    features: Annotated[list[Column], Field(min_length=1, max_length=4096)]
+    features: Annotated[list[Column], Field(max_length=4096)] = []
 
 
 class Label(_Strict):
@@ -83,15 +90,25 @@ class Label(_Strict):
     column: Column
 
 
+class JoinKey(_Strict):
+    """An identifier that customers are found by: what both parties call it, and how it is made comparable."""
+
+    name: KeyName
+    normalise: Rule
+
+
 class Align(_Strict):
-    """How the shared customers are found (protocols.md, section 1).
+    """How the shared customers are found (protocols.md, section 1): by one identifier, or by several tried in order.
 
     ``publisher`` stands where the method is ``filter``, and there alone: whose set is published, once, and brought forward from job
-    to job.
+    to job; customers are then found by one identifier without a name.
+
+    The canonical form has ``keys`` where several are named (or one by its name), and ``normalise`` otherwise.
     """
 
     method: Literal["curve", "filter"] = "curve"
-    normalise: Annotated[str, StringConstraints(pattern=r"^(exact|casefold|digits|sha256|email|phone-e164:[A-Z]{2})$")] = "casefold"
+    normalise: Rule = "casefold"
+    keys: Annotated[list[JoinKey], Field(max_length=KEYS_MAX)] = []
     minimum: Annotated[int, Field(ge=1)] = 1000
     publisher: Literal["label_holder", "feature_holder"] | None = None
 
@@ -99,21 +116,33 @@ class Align(_Strict):
     def _whose_filter(self) -> Align:
         if (self.method == "filter") != (self.publisher is not None):
             raise ValueError("publisher must be named where method is filter, and only there")
+        if self.publisher is not None and self.keys:
+            raise ValueError("a published filter finds customers by one identifier: leave align.keys out")
+        return self
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Align:
+        if self.keys and "normalise" in self.model_fields_set:
+            raise ValueError("each of align.keys names its own rule: leave align.normalise out")
+        names = [key.name for key in self.keys]
+        if len(set(names)) != len(names):
+            raise ValueError("one of align.keys is named twice")
         return self
 
     @model_serializer(mode="wrap")
-    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = handler(self)
+    def _without(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document: dict[str, Any] = handler(self)
+        del document["normalise" if self.keys else "keys"]
         if self.publisher is None:
-            del fields["publisher"]
-        return fields
+            del document["publisher"]
+        return document
 
 
 class Model(_Strict):
     """The model's options (protocols.md, section 5).
 
-    ``train_rows`` and ``evaluate_rows`` stand in the document only where they bound something: a job without them has the identity
-    that it had before these keys were known.
+    ``train_rows`` and ``evaluate_rows`` stand in the document only where they bound something, ``key_kind`` only where it is not
+    ``standard``: a job without them has the identity that it had before these keys were known.
     """
 
     kind: Literal["logistic"] = "logistic"
@@ -121,6 +150,7 @@ class Model(_Strict):
     rounds: Annotated[int, Field(ge=1, le=64)] = 8
     tolerance: DecimalText = "0.00001"
     key_bits: Annotated[int, Field(ge=512, le=8192)] = 3072
+    key_kind: KeyKind = "standard"
     holdout: DecimalText = "0.2"
     lookup_entries: Literal["auto", 32, 64, 128, 256] = "auto"
     bands: Annotated[int, Field(ge=4, le=128)] = 40
@@ -135,6 +165,8 @@ class Model(_Strict):
     @model_serializer(mode="wrap")
     def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
         absent = {name for name in ("train_rows", "evaluate_rows") if getattr(self, name) is None}
+        if self.key_kind == "standard":
+            absent.add("key_kind")
         return {name: value for name, value in handler(self).items() if name not in absent}
 
     @model_validator(mode="after")
@@ -172,20 +204,44 @@ class Disclose(_Strict):
     aggregates_to_coordinator: bool = False
 
 
+class Count(_Strict):
+    """A count's options (protocols.md, section 8): who learns the exact number, and what is told onwards.
+
+    Everyone but the learner is told the number rounded down to a multiple of ``step``, or that it is below ``align.minimum``.
+    """
+
+    learner: Literal["label_holder", "feature_holder"] = "label_holder"
+    step: Annotated[int, Field(ge=1, le=10**6)] = 100
+    tell_partner: bool = True
+    tell_coordinator: bool = True
+
+    def told(self, size: int, minimum: int) -> int:
+        """What may be told of a number of shared customers: rounded down; 0 where it is below the minimum."""
+        return 0 if size < minimum else size - size % self.step
+
+
+_OF_KIND = {"train": ("label", "model", "disclose"), "count": ("count",)}
+"""The tables that only a job of one kind has; those of the other are no part of its canonical form."""
+
+
 class JobSpec(_Strict):
-    """A whole job.  ``nonce`` makes each submission a job of its own."""
+    """A whole job.  ``nonce`` makes each submission a job of its own.
+
+    ``kind``: ``train`` fits and evaluates a model; ``count`` tells how many customers the two share, and nothing else.
+    """
 
     v: Literal[1] = 1
-    kind: Literal["train"] = "train"
+    kind: Literal["train", "count"] = "train"
     title: Text = ""
     nonce: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
     coordinator: Name
     label_holder: Party
     feature_holder: Party
-    label: Label
+    label: Label | None = None
     align: Align = Align()
     model: Model = Model()
     disclose: Disclose = Disclose()
+    count: Count = Count()
 
     @model_validator(mode="after")
     def _two_parties(self) -> JobSpec:
@@ -193,12 +249,57 @@ class JobSpec(_Strict):
             raise ValueError("label_holder and feature_holder must be two different parties")
         if self.label_holder.role == self.feature_holder.role:
             raise ValueError("one party must be the bank and the other the platform")
-        if self.label.column in self.label_holder.features:
-            raise ValueError(f"the label column {self.label.column!r} must not be among the label holder's features")
         for party in (self.label_holder, self.feature_holder):
             if len(set(party.features)) != len(party.features):
                 raise ValueError(f"{party.name}: a feature is named twice")
         return self
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> JobSpec:
+        other = "train" if self.kind == "count" else "count"
+        for table in _OF_KIND[other]:
+            if table in self.model_fields_set and getattr(self, table) is not None:
+                raise ValueError(f'kind = "{self.kind}" takes no {table}')
+        parties = (self.label_holder, self.feature_holder)
+        if self.kind == "count":
+            if self.align.publisher is not None:
+                raise ValueError("customers are counted by no published filter, which tells who is shared")
+            if any(party.features for party in parties):
+                raise ValueError('kind = "count" takes no features')
+            if len(self.align.keys) > 1:
+                raise ValueError("customers are counted by one identifier: name one of align.keys")
+            if self.align.minimum % self.count.step:
+                raise ValueError("align.minimum must be a multiple of count.step, or a rounded number could be below it")
+            return self
+        if self.label is None:
+            raise ValueError("label is missing: a training predicts a column of the label holder")
+        for party in parties:
+            if not party.features:
+                raise ValueError(f"{party.name}: features are missing: a training takes at least one of each party")
+        if self.label.column in self.label_holder.features:
+            raise ValueError(f"the label column {self.label.column!r} must not be among the label holder's features")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _of_its_kind(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document: dict[str, Any] = handler(self)
+        for table in _OF_KIND["train" if self.kind == "count" else "count"]:
+            del document[table]
+        return document
+
+    @property
+    def label_column(self) -> str:
+        """The column to predict; empty where none is."""
+        return self.label.column if self.label is not None else ""
+
+    def label_of(self, name: str) -> str | None:
+        """The column to predict where the party called ``name`` holds it."""
+        return self.label.column if self.label is not None and self.label_holder.name == name else None
+
+    @property
+    def learner(self) -> str:
+        """Who learns the exact number in a count."""
+        return str(getattr(self, self.count.learner).name)
 
     def canonical(self) -> bytes:
         """The bytes that are hashed and signed (RFC 8785)."""

@@ -37,7 +37,7 @@ def facts_of(ledgers: Sequence[Ledger], job: str, view: JobView | None) -> JobFa
     policies = {name: node.record.policy for name, node in view.nodes.items()}
     done = view.last_done("round")
     prepared = view.last_done("prepare") is not None
-    aligned = view.last_done("align") is not None
+    aligned, counted = view.last_done("align") is not None, view.last_done("count")
     return JobFacts(
         job,
         **facts,  # type: ignore[arg-type]
@@ -48,6 +48,7 @@ def facts_of(ledgers: Sequence[Ledger], job: str, view: JobView | None) -> JobFa
         coordinator=spec.coordinator,
         set_sizes=view.set_sizes,
         intersection=view.shared if aligned else None,
+        counted=next(iter(view.told(counted, "rounded_size")), ""),
         rows_train=split[0] if split and aligned else None,
         rows_holdout=split[1] if split and aligned else None,
         accuracy=_accuracy(view) if prepared else None,

@@ -101,6 +101,15 @@ def _rows(by: str, to: str, count: int, values: Sequence[str]) -> str:
     return "How many customers both share, and how many of them serve for training and for testing" + _said(shown) + "."
 
 
+def _by_key(value: str) -> str:
+    shown = []
+    for pair in found if isinstance(found := parsed(value), list) else []:
+        match pair:
+            case [int(size), int(count)]:
+                shown.append(f"{count:,} of {size:,}")
+    return ", ".join(shown) or value
+
+
 def _left_over(*sizes: object) -> str:
     """How many shared customers serve for neither, where a sample was drawn."""
     match sizes:
@@ -158,6 +167,16 @@ _SENTENCES: dict[str, Callable[[str, str, int, Sequence[str]], str]] = {
         f" and only by asking {by}; of the other entries it sees which, whoever they are, come and go from job to job."
     ),
     "rows": _rows,
+    "by_key": lambda by, to, n, v: (
+        f"By which identifier each shared customer was found, and how many customers of {by} that were not found before have each"
+        + (f": {'; '.join(_by_key(value) for value in v)}" if v else "") + "."
+    ),
+    "intersection_size": lambda by, to, n, v: (
+        f"How many customers both share, exactly; not which. It is not in this log: {by} does not know it."
+    ),
+    "rounded_size": lambda by, to, n, v: (
+        f"How many customers both share, as {by} told it: rounded down" + _said(v) + ". Not which."
+    ),
     "columns": lambda by, to, n, v: f"How many columns of numbers the features of {by} became" + _said(v) + ". Not their contents.",
     "base_rate": lambda by, to, n, v: "The share of customers with a positive label, rounded to two digits" + _said(v) + ".",
     "inner_products": lambda by, to, n, v: (
@@ -174,6 +193,9 @@ _SENTENCES: dict[str, Callable[[str, str, int, Sequence[str]], str]] = {
 }  # fmt: skip
 
 
+_YES_OR_NO = ("disclose", "count")
+"""Tables of the job whose settings say yes or no to telling something."""
+
 UNLISTED = "Not in the giver’s own list: the step was cut before it could be written, and the messages had gone."
 
 
@@ -185,10 +207,10 @@ def allowed(clause: str, spec: JobSpec | None) -> tuple[str, bool | None]:
     if clause.startswith(SPEC):
         setting = clause.removeprefix(SPEC)
         section, _, name = setting.partition(".")
-        plain = name.replace("_", " ") if section == "disclose" else setting
+        plain = name.replace("_", " ") if section in _YES_OR_NO else setting
         if spec is None:
             return f"The job’s setting “{plain}”, which the logs given do not show.", None
-        given = getattr(spec.disclose, name, None) if section == "disclose" else None
+        given = getattr(getattr(spec, section), name, None) if section in _YES_OR_NO else None
         if given is True:
             return f"The approved job says so: “{plain}” is yes.", True
         return f"The log names the job’s setting “{plain}”, but the approved job does not allow it.", False
@@ -198,6 +220,7 @@ def allowed(clause: str, spec: JobSpec | None) -> tuple[str, bool | None]:
 # ---- the job --------------------------------------------------------------------------------------------------------------------
 
 STEPS = {
+    "count": "Count: how many customers both share",
     "align": "Align: find the shared customers",
     "prepare": "Prepare: encode and exchange sealed columns",
     "round": "Training round",
@@ -224,6 +247,7 @@ COMMITMENTS = {
     "filter": "the version of the published filter",
 }
 
+KEY_KINDS = {"standard": "", "short-order": ", whose randomness has a short secret order (quicker; one assumption more)"}
 NORMALISE = {
     "exact": "as they are",
     "casefold": "ignoring upper and lower case",
@@ -242,19 +266,20 @@ def _published(spec: JobSpec) -> list[tuple[str, str]]:
 
 def terms(spec: JobSpec) -> list[tuple[str, str]]:
     """What was approved, as (term, meaning) in a reader's order."""
+    if spec.kind == "count":
+        return _count_terms(spec)
     model, disclose = spec.model, spec.disclose
-    rule = spec.align.normalise
     drawn = "drawn by a public coin that no party can sway"
     sample = f"at most {model.train_rows:,} of the others, {drawn}" if model.train_rows else "all others"
     tested = f"; at most {model.evaluate_rows:,} of them serve, {drawn}" if model.evaluate_rows else ""
     lookup = "chosen by the number of rows" if model.lookup_entries == "auto" else str(model.lookup_entries)
     return [
-        ("Predicted", f"column “{spec.label.column}” of {spec.label_holder.name}"),
+        ("Predicted", f"column “{spec.label_column}” of {spec.label_holder.name}"),
         ("Model", f"logistic regression, penalty (L2) {model.l2}"),
-        ("Customers matched", f"identifiers compared {NORMALISE.get(rule, f'by the rule {rule}')}, by private set intersection"),
+        ("Customers matched", f"{_matched(spec)}, by private set intersection"),
         *_published(spec),
         ("Fewest shared customers", f"{spec.align.minimum:,}; with fewer the job stops before anything else happens"),
-        ("Encryption", f"Paillier keys of {model.key_bits:,} bits"),
+        ("Encryption", f"Paillier keys of {model.key_bits:,} bits{KEY_KINDS[model.key_kind]}"),
         ("Training", f"at most {model.rounds} rounds, until within {model.tolerance} of the optimum"),
         ("Held out for testing", f"{model.holdout} of the shared customers{tested}"),
         ("Customers to train on", sample),
@@ -262,6 +287,33 @@ def terms(spec: JobSpec) -> list[tuple[str, str]]:
         ("Lookup tables", f"entries: {lookup}"),
         ("Figures of the evaluation to the feature holder", "yes" if disclose.aggregates_to_feature_holder else "no"),
         ("Figures of the evaluation to the coordinator", "yes" if disclose.aggregates_to_coordinator else "no"),
+    ]
+
+
+def _compared(rule: str) -> str:
+    return NORMALISE.get(rule, f"by the rule {rule}")
+
+
+def _matched(spec: JobSpec) -> str:
+    """By which identifiers, and how they are compared."""
+    keys = spec.align.keys
+    if not keys:
+        return f"identifiers compared {_compared(spec.align.normalise)}"
+    order = ", then ".join(f"{key.name} ({_compared(key.normalise)})" for key in keys)
+    return f"by {order}" + ("; who is found by one is not looked for by the next" if len(keys) > 1 else "")
+
+
+def _count_terms(spec: JobSpec) -> list[tuple[str, str]]:
+    """What was approved of a count."""
+    count, other = spec.count, spec.peer_of(spec.learner).name
+    rounded = f"rounded down to a multiple of {count.step:,}" if count.step > 1 else "exactly"
+    return [
+        ("Question", "how many customers both share, and nothing else"),
+        ("Customers counted", f"{_matched(spec)}, by private intersection cardinality"),
+        ("Learns the exact number", spec.learner),
+        ("What is told onwards", f"the number {rounded}; below {spec.align.minimum:,} only that it is below"),
+        (f"Told to {other}", "yes" if count.tell_partner else "no"),
+        ("Told to the coordinator", "yes" if count.tell_coordinator else "no"),
     ]
 
 

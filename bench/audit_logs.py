@@ -232,7 +232,7 @@ class Job:
         }
         heard = []
         for rule in RULES:
-            applies = rule.step == step and carried[rule.carried] and rule.when != "failed" and rule.flag(self.spec.disclose)
+            applies = rule.step == step and carried[rule.carried] and rule.when != "failed" and rule.flag(self.spec)
             if not applies or (rule.label_holder_only and name != BANK):
                 continue
             to = COORDINATOR if rule.to == "coordinator" else (PLATFORM if name == BANK else BANK)

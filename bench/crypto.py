@@ -4,7 +4,7 @@
 
 One core; medians of CPU time, ours and phe's taking turns.  phe gets the same keys and the same non-negative entries (negative ones
 would cost it inversions): encryption is ``PaillierPublicKey.encrypt``, products are sums of ``EncryptedNumber * int``.  Our row
-products put three rows in a ciphertext.  An encryptor's tables are listed apart; the tables of row products and the combination of
+products put five rows in a ciphertext.  An encryptor's tables are listed apart; the tables of row products and the combination of
 buckets are within their figures, spread over ``--rows``.
 """
 
@@ -32,7 +32,7 @@ from node.crypto.products import ColumnProducts, RowProducts
 
 ENTRY_BITS = 14
 BATCH = 256
-SHIFTS = (0, 300, 600)
+SHIFTS = tuple(range(0, 5 * 336, 336))
 PHE_SHARE = 40
 """phe does one in so many of the rows: its cost does not depend on how many."""
 Matrix = NDArray[np.int64]

@@ -11,6 +11,7 @@ from coordinator.jobs import Job, Metrics, StepReport
 
 SIZES = "protocols.md: sizes"
 BASE_RATE = "protocols.md: base rate"
+COUNT = "spec: count.tell_coordinator"
 INNER_PRODUCTS = "protocols.md: inner products"
 AGGREGATES = "spec: disclose.aggregates_to_coordinator"
 
@@ -34,6 +35,12 @@ def of_report(job: Job, party: str, report: StepReport) -> list[Disclosure]:
             Disclosure(party, "set_size", 1, SIZES, str(report.set_size)),
             Disclosure(party, "rows", 3, SIZES, rows),
         ]
+    if report.step == "count":
+        found = [Disclosure(party, "set_size", 1, SIZES, str(report.set_size))]
+        if party == job.spec.learner and job.spec.count.tell_coordinator:
+            told = str(report.intersection) if report.intersection else f"below {job.spec.align.minimum}"
+            found.append(Disclosure(party, "rounded_size", 1, COUNT, told))
+        return found
     if report.step == "prepare":
         found = [Disclosure(party, "columns", 1, SIZES, str(report.columns))]
         if party == job.spec.label_holder.name:

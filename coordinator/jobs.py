@@ -5,6 +5,7 @@ what happened and only then sends them.
 
     submitted --both approve--> approved --both attached--> align --> prepare --> round 1 .. T --> finish --> evaluate --> finished
         |                                                                ^--no mask left--'       (holdout 0: no evaluate)
+        |                   +--a count--> count --> finished
         +--one rejects--> rejected         any open state --cancel--> cancelled         approved and every step --fault--> failed
 
 A step is done when both nodes reported the same: the same transcript, the same inner products to the last bit, the same
@@ -28,15 +29,17 @@ from coordinator.errors import PeerError, UsageError
 from coordinator.optimizer import Lookup, Next, first_range, plan_next
 
 State = Literal[
-    "submitted", "approved", "align", "prepare", "round", "finish", "evaluate", "finished", "failed", "cancelled", "rejected"
-]
-Event = Literal["approve", "reject", "start", "done", "again", "refill", "end", "fail", "cancel"]
+    "submitted", "approved", "align", "count", "prepare", "round", "finish", "evaluate", "finished", "failed", "cancelled",
+    "rejected",
+]  # fmt: skip
+Event = Literal["approve", "reject", "start", "count", "done", "again", "refill", "end", "fail", "cancel"]
 
 TRANSITIONS: Mapping[State, Mapping[Event, State]] = MappingProxyType(
     {
         "submitted": {"approve": "approved", "reject": "rejected", "cancel": "cancelled"},
-        "approved": {"start": "align", "fail": "failed", "cancel": "cancelled"},
+        "approved": {"start": "align", "count": "count", "fail": "failed", "cancel": "cancelled"},
         "align": {"done": "prepare", "fail": "failed", "cancel": "cancelled"},
+        "count": {"end": "finished", "fail": "failed", "cancel": "cancelled"},
         "prepare": {"done": "round", "fail": "failed", "cancel": "cancelled"},
         "round": {"again": "round", "refill": "prepare", "done": "finish", "fail": "failed", "cancel": "cancelled"},
         "finish": {"done": "evaluate", "end": "finished", "fail": "failed", "cancel": "cancelled"},
@@ -47,7 +50,7 @@ TRANSITIONS: Mapping[State, Mapping[Event, State]] = MappingProxyType(
         "rejected": {},
     }
 )
-STEPS: tuple[State, ...] = ("align", "prepare", "round", "finish", "evaluate")
+STEPS: tuple[State, ...] = ("align", "count", "prepare", "round", "finish", "evaluate")
 ENDED: tuple[State, ...] = tuple(state for state, events in TRANSITIONS.items() if not events)
 
 
@@ -176,6 +179,14 @@ class Job:
         """The label holder's report of `align`."""
         return self._agreed("align") if self._has("align") else None
 
+    @property
+    def counted(self) -> int | None:
+        """What the learner of a count told the coordinator; 0 for "below the minimum", None where nothing was told yet or ever."""
+        if not self._has("count") or not self.spec.count.tell_coordinator:
+            return None
+        done = next(step for step in self.steps if step.step == "count" and step.state == "done")
+        return done.reports[self.spec.learner].intersection
+
     def _has(self, name: str) -> bool:
         return any(step.step == name and step.state == "done" for step in self.steps)
 
@@ -240,7 +251,7 @@ def decide(job: Job, party: str, decision: Decision) -> Outcome:
 
 def start(job: Job) -> Outcome:
     """Both nodes approved and are attached: the first step."""
-    return _begin(job, next_state(job.state, "start"))
+    return _begin(job, next_state(job.state, "count" if job.spec.kind == "count" else "start"))
 
 
 def report(job: Job, party: str, done: StepReport) -> Outcome:
@@ -386,6 +397,8 @@ def _check_alone(job: Job, party: str, done: StepReport) -> None:
         not _possible_split(job.spec.model, done) or done.intersection > done.set_size or done.rows_train == 0
     ):
         raise PeerError("coordinator.bad_report", f"{party} reported sizes that cannot be those of one alignment.")
+    if done.step == "count":
+        _check_count(job, party, done)
     if done.step == "prepare" and (not done.base_rate or not 0.0 < float(done.base_rate) < 1.0):
         raise PeerError("coordinator.bad_report", f"{party} reported no base rate between 0 and 1.")
     if done.step == "prepare" and job.base_rate and done.base_rate != job.base_rate:
@@ -398,6 +411,17 @@ def _check_alone(job: Job, party: str, done: StepReport) -> None:
         raise PeerError(
             "coordinator.undisclosed_metrics", f"{party} sent aggregates that the specification keeps from the coordinator."
         )
+
+
+def _check_count(job: Job, party: str, done: StepReport) -> None:
+    """A count's number comes from its learner alone, where the coordinator may hear it, and is rounded."""
+    count, size = job.spec.count, done.intersection
+    if size and (party != job.spec.learner or not count.tell_coordinator):
+        raise PeerError(
+            "coordinator.undisclosed_count", f"{party} sent a number that the specification keeps from the coordinator."
+        )
+    if size > done.set_size or (size and size != count.told(size, job.spec.align.minimum)):
+        raise PeerError("coordinator.bad_report", f"{party} reported a number of shared customers that may not be told.")
 
 
 def _possible_split(model: Model, done: StepReport) -> bool:
@@ -414,7 +438,9 @@ def _possible_split(model: Model, done: StepReport) -> bool:
 
 
 def _check_agreement(first: StepReport, second: StepReport) -> None:
-    """What two reports of one step must have in common."""
+    """What two reports of one step must have in common; of a count's number only one speaks."""
+    if first.step == "count":
+        first, second = (replace(report, intersection=0) for report in (first, second))
     for name in ("transcript_sha256", "intersection", "rows_train", "rows_holdout", "base_rate"):
         if getattr(first, name) != getattr(second, name):
             raise PeerError("coordinator.reports_differ", f"The two nodes' reports differ in {name}.")

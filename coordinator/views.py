@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from audit.accuracy import accuracy_of, auc_standard_error
-from audit.spec import Model, parse_spec
+from audit.spec import JobSpec, Model, parse_spec
 from audit.split import ROWS_MAX, split_sizes
 from protos import control_pb2
 
@@ -26,6 +26,7 @@ def as_json(view: control_pb2.JobView) -> dict[str, Any]:
     rounds = [step for step in steps if step["step"] == "round" and step["state"] == "done"]
     return {
         "job": view.job,
+        "kind": spec.kind,
         "title": spec.title,
         "state": view.state,
         "code": view.code,
@@ -41,6 +42,7 @@ def as_json(view: control_pb2.JobView) -> dict[str, Any]:
             for p in view.parties
         ],
         "intersection": sizes.get("intersection"),
+        "counted": _counted(spec, done.get("count")),
         "rows_train": sizes.get("rows_train"),
         "rows_holdout": sizes.get("rows_holdout"),
         "accuracy": _accuracy(view.job, spec.model, sizes, done.get("prepare")),
@@ -54,6 +56,14 @@ def as_json(view: control_pb2.JobView) -> dict[str, Any]:
         "steps": steps,
         "spec": spec.model_dump(mode="json"),
     }
+
+
+def _counted(spec: JobSpec, step: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What a count told the coordinator: ``told`` is null where the number is below the minimum."""
+    if step is None or not spec.count.tell_coordinator:
+        return None
+    told = next((report["intersection"] for report in step["reports"] if report["party"] == spec.learner), 0)
+    return {"told": told or None, "step": spec.count.step, "minimum": spec.align.minimum}
 
 
 def _accuracy(job: str, model: Model, sizes: Mapping[str, Any], prepared: Mapping[str, Any] | None) -> Mapping[str, float] | None:

@@ -78,6 +78,8 @@ def page(view: View, rates: Rates) -> RenderableType:
 
 def outcome(view: View) -> str:
     """The state in words."""
+    if view["state"] == "finished" and view["kind"] == "count":
+        return f"finished, {counted_line(view['counted'])}"
     if view["state"] == "finished":
         return f"finished, {view['rounds']} rounds, {'converged' if view['converged'] else 'not converged'}"
     if view["code"]:
@@ -89,6 +91,16 @@ def outcome(view: View) -> str:
         return f"{view['state']}, waiting for {', '.join(waiting)}" if waiting else str(view["state"])
     running = f"round {view['round']} of at most {view['rounds_max']}" if view["state"] == "round" else str(view["state"])
     return running + (f", attempt {view['attempt']}" if view["attempt"] else "")
+
+
+def counted_line(counted: View | None) -> str:
+    """What a count told."""
+    if counted is None:
+        return "the number stays with the two parties"
+    if counted["told"] is None:
+        return f"below {counted['minimum']:,} shared customers"
+    rounded = f" (rounded down to a multiple of {counted['step']:,})" if counted["step"] > 1 else ""
+    return f"{counted['told']:,} shared customers{rounded}"
 
 
 def rows_line(view: View) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PrivateAttr, SecretStr, StringConstraints, model_validator
 
-from audit.spec import Column, DatasetName, Name
+from audit.spec import KEYS_MAX, Column, DatasetName, KeyName, Name
 from audit.strict_toml import Strict, load_toml, nearest
 from node.errors import PolicyError
 from operations.config import MetricsSection, check_exposure
@@ -179,9 +179,24 @@ def _postgresql_uri(value: SecretStr) -> SecretStr:
     return value
 
 
+class KeyConfig(Strict):
+    """A column that customers may be found by, under the name that jobs call it.
+
+    ``missing``: whether a customer may lack it; one that does is not looked for by it (``skip``).
+    ``duplicates``: what becomes of a value that several customers have: the job is refused, only the ``first`` is found by it, or
+    ``none`` is.
+    """
+
+    column: Column
+    normalise: Annotated[str, StringConstraints(pattern=NORMALISE_PATTERN)] = "casefold"
+    missing: Literal["refuse", "skip"] = "refuse"
+    duplicates: Literal["refuse", "first", "none"] = "refuse"
+
+
 class DatasetConfig(Strict):
     """One data set.  ``path`` is absolute once :func:`load_config` returned it; ``uri`` shows in no representation.
 
+    ``identifier`` names a customer, and is what jobs find customers by that name no keys; ``keys`` are for those that do.
     ``duplicates``: what becomes of rows that repeat an identifier; ``first`` keeps the first row of each.
     """
 
@@ -194,6 +209,7 @@ class DatasetConfig(Strict):
     identifier: Column
     normalise: Annotated[str, StringConstraints(pattern=NORMALISE_PATTERN)] = "casefold"
     duplicates: Literal["refuse", "first"] = "refuse"
+    keys: Annotated[dict[KeyName, KeyConfig], Field(max_length=4 * KEYS_MAX)] = Field(default_factory=dict)
     columns: Annotated[dict[Column, ColumnConfig], Field(max_length=4096, default_factory=dict)]
 
     @model_validator(mode="after")
@@ -214,6 +230,9 @@ class DatasetConfig(Strict):
             raise ValueError('delimiter is an option of source = "csv"')
         if self.identifier in self.columns:
             raise ValueError(f"the identifier column {self.identifier!r} must not be offered as a column")
+        for name, declared in self.keys.items():
+            if declared.column in self.columns:
+                raise ValueError(f"the column {declared.column!r} of the key {name!r} must not be offered as a column")
         return self
 
     @property

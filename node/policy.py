@@ -15,11 +15,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from audit.layout import KeyKind
 from audit.partner import Partner
 from audit.spec import JobSpec, Name, Party
 from audit.strict_toml import Strict, load_toml
 from node.config import DatasetConfig, NodeConfig
-from node.data.schema import Role, check_features, check_label
+from node.data.schema import Role, check_features, check_keys, check_label
 from node.errors import PolicyError
 from node.limits import LIMITS
 
@@ -54,6 +55,7 @@ class LimitsSection(Strict):
 
     minimum_intersection: Annotated[int, Field(ge=1)] = 1000
     key_bits_min: Annotated[int, Field(ge=LIMITS.key_bits_min, le=LIMITS.key_bits_max)] = 2048
+    key_kinds: list[KeyKind] = Field(default=["standard"], max_length=2)
     rounds_max: Annotated[int, Field(ge=1, le=LIMITS.rounds)] = 16
     bands_max: Annotated[int, Field(ge=4, le=128)] = 64
     features_max: Annotated[int, Field(ge=1, le=LIMITS.columns)] = 1024
@@ -64,6 +66,21 @@ class DiscloseSection(Strict):
 
     aggregates_to_feature_holder: bool = False
     aggregates_to_coordinator: bool = False
+
+
+class CountSection(Strict):
+    """Whether and how this node takes part in counts, jobs that tell how many customers are shared and nothing else.
+
+    ``partner_learns``: whether the partner may be the one that learns the exact number; this node may be in any case.
+    ``step``: least rounding of what is told onwards.  ``per_period``: attempts of a count with one partner within ``period_days``:
+    the differences of many counts over data that change tell of single customers.
+    """
+
+    allow: bool = False
+    partner_learns: bool = False
+    step: Annotated[int, Field(ge=1, le=10**6)] = 100
+    per_period: Annotated[int, Field(ge=1, le=10_000)] = 4
+    period_days: Annotated[int, Field(ge=1, le=3_650)] = 30
 
 
 class LinksSection(Strict):
@@ -124,13 +141,24 @@ class FilterClause(Strict):
         return self
 
 
+JobKind = Literal["train", "count"]
+
+
+def _trainings() -> list[JobKind]:
+    return ["train"]
+
+
 class AutoApprove(Strict):
-    """A rule that approves a job without a person.  Every field must match; only the spec's own checks remain."""
+    """A rule that approves a job without a person.  Every field must match; only the spec's own checks remain.
+
+    ``kinds`` are the kinds of job it approves: a rule that does not name counts leaves them to a person.
+    """
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=128)]
     partner: Name
     dataset: Annotated[str, StringConstraints(min_length=1, max_length=128)]
     coordinator: Name
+    kinds: Annotated[list[JobKind], Field(min_length=1)] = Field(default_factory=_trainings)
 
 
 class Policy(Strict):
@@ -140,6 +168,7 @@ class Policy(Strict):
     datasets: DatasetsSection = DatasetsSection()
     limits: LimitsSection = LimitsSection()
     disclose: DiscloseSection = DiscloseSection()
+    count: CountSection = CountSection()
     links: LinksSection = LinksSection()
     retention: RetentionSection = RetentionSection()
     dataset: list[DatasetClause] = Field(default_factory=list)
@@ -211,9 +240,10 @@ def check_spec(spec: JobSpec, *, config: NodeConfig, policy: Policy, partners: M
             ``policy.coordinator_unknown``, ``policy.partner_unknown``, ``policy.partner_role``, ``policy.partner_not_allowed``,
             ``policy.dataset_unknown``, ``policy.dataset_not_offered``, ``policy.dataset_partner``, ``policy.features_max``,
             ``policy.feature_not_offered``, ``policy.feature_is_label``, ``policy.label_not_offered``, ``policy.label_kind``,
-            ``policy.filter``, ``policy.normalise``, ``policy.key_too_short``, ``policy.minimum_intersection``, ``policy.sample``,
-            ``policy.rounds``,
-            ``policy.bands``, ``policy.disclose_feature_holder``, ``policy.disclose_coordinator``.
+            ``policy.filter``,
+            ``policy.normalise``, ``policy.key_too_short``, ``policy.key_kind``, ``policy.minimum_intersection``, ``policy.sample``,
+            ``policy.rounds``, ``policy.bands``, ``policy.disclose_feature_holder``, ``policy.disclose_coordinator``,
+            ``policy.key_not_offered``, ``policy.count``, ``policy.count_learner``, ``policy.count_step``.
         DataError: ``data.woe_needs_label``.
     """
     own, peer = _parties(spec, config)
@@ -225,9 +255,11 @@ def check_spec(spec: JobSpec, *, config: NodeConfig, policy: Policy, partners: M
             "policy.features_max", f"{own.name} features", len(own.features), "limits.features_max", policy.limits.features_max
         )
     check_features(dataset, own.features, role=role)
-    if role == "label_holder":
-        check_label(dataset, spec.label.column)
-    if spec.align.normalise != dataset.normalise:
+    label = spec.label_of(own.name)
+    if label is not None:
+        check_label(dataset, label)
+    check_keys(dataset, spec.align.keys)
+    if not spec.align.keys and spec.align.normalise != dataset.normalise:
         raise PolicyError(
             "policy.normalise",
             f"The job's align.normalise is {spec.align.normalise!r}; the data set {dataset.name!r} declares {dataset.normalise!r}.",
@@ -235,13 +267,18 @@ def check_spec(spec: JobSpec, *, config: NodeConfig, policy: Policy, partners: M
         )
     if spec.publisher is not None:
         policy.filter_clause(spec, own.name)
-    warnings = _check_numbers(spec, config=config, policy=policy)
-    _check_disclosure(spec, role, policy)
+    _check_minimum(spec, policy)
+    if spec.kind == "count":
+        warnings = _check_count(spec, own, policy)
+    else:
+        warnings = _check_numbers(spec, config=config, policy=policy)
+        _check_disclosure(spec, role, policy)
     rule = next(
         (
             rule.name
             for rule in policy.auto_approve
             if (rule.partner, rule.dataset, rule.coordinator) == (peer.name, dataset.name, spec.coordinator)
+            and spec.kind in rule.kinds
         ),
         None,
     )
@@ -324,8 +361,44 @@ def _check_dataset(own: Party, peer: Party, role: Role, *, config: NodeConfig, p
     return dataset
 
 
+def _check_minimum(spec: JobSpec, policy: Policy) -> None:
+    if spec.align.minimum < policy.limits.minimum_intersection:
+        raise PolicyError(
+            "policy.minimum_intersection",
+            f"The job's align.minimum is {spec.align.minimum}; policy limits.minimum_intersection is "
+            f"{policy.limits.minimum_intersection}.",
+            remedy="Submit the job with a minimum that both policies allow.",
+        )
+
+
+def _check_count(spec: JobSpec, own: Party, policy: Policy) -> list[str]:
+    """Whether this node counts, who learns the exact number, and how it is rounded.  Returns warnings."""
+    allowed = policy.count
+    if not allowed.allow:
+        raise PolicyError(
+            "policy.count",
+            "The job asks how many customers are shared; policy count.allow is false.",
+            remedy="Set allow = true under [count] in the policy if such questions may be answered.",
+        )
+    if spec.learner != own.name and not allowed.partner_learns:
+        raise PolicyError(
+            "policy.count_learner",
+            f"In the job {spec.learner!r} learns the exact number of shared customers; policy count.partner_learns is false.",
+            remedy="Submit the job with this node as count.learner, or set partner_learns = true under [count] in the policy.",
+        )
+    if spec.count.step < allowed.step:
+        raise PolicyError(
+            "policy.count_step",
+            f"The job's count.step is {spec.count.step}; policy count.step is {allowed.step}.",
+            remedy="Submit the job with that step or a larger one.",
+        )
+    if spec.learner != own.name:
+        return [f"{spec.learner} learns the exact number of shared customers, however small: the rounding is its own node's."]
+    return []
+
+
 def _check_numbers(spec: JobSpec, *, config: NodeConfig, policy: Policy) -> list[str]:
-    """Key size, intersection minimum, rounds, bands.  Returns warnings."""
+    """Key size, rounds, bands.  Returns warnings."""
     limits = policy.limits
     warnings = []
     bits = spec.model.key_bits
@@ -339,13 +412,15 @@ def _check_numbers(spec: JobSpec, *, config: NodeConfig, policy: Policy) -> list
         warnings.append(f"model.key_bits = {bits} protects nothing: allowed only because node.toml sets unsafe.small_keys.")
     elif bits < RECOMMENDED_KEY_BITS:
         warnings.append(f"model.key_bits = {bits} is below the recommended {RECOMMENDED_KEY_BITS}.")
-    if spec.align.minimum < limits.minimum_intersection:
+    kind = spec.model.key_kind
+    if kind not in limits.key_kinds:
         raise PolicyError(
-            "policy.minimum_intersection",
-            f"The job's align.minimum is {spec.align.minimum}; policy limits.minimum_intersection is "
-            f"{limits.minimum_intersection}.",
-            remedy="Submit the job with a minimum that both policies allow.",
+            "policy.key_kind",
+            f"The job's model.key_kind is {kind!r}; policy limits.key_kinds is {', '.join(limits.key_kinds) or 'empty'}.",
+            remedy='Submit the job with "standard" keys, or name the kind there (docs/threat-model.md says what it assumes).',
         )
+    if kind != "standard":
+        warnings.append("model.key_kind = short-order: rests on one assumption more than standard keys (docs/threat-model.md).")
     for name, rows in (("train_rows", spec.model.train_rows), ("evaluate_rows", spec.model.evaluate_rows)):
         if rows is not None and rows < limits.minimum_intersection:
             raise PolicyError(

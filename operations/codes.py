@@ -17,12 +17,13 @@ config: invalid missing_file missing_key not_toml other_identity permissions rea
 control: bad_field no_hello not_an_operator party_mismatch protocol_version superseded too_many_reports too_many_streams
     too_often unexpected unknown_job
 coordinator: ambiguous_job bad_report cancelled folder_in_use illegal_transition job_exists node_lost not_leader
-    other_coordinator rejected reports_differ stopping too_many_jobs undisclosed_metrics unknown_job unknown_party wrong_role
+    other_coordinator rejected reports_differ stopping too_many_jobs undisclosed_count undisclosed_metrics unknown_job
+    unknown_party wrong_role
 curve: empty_tag expand_length points_length scalar
-data: changed column_type constant_column database duplicate_column duplicate_identifiers empty_identifier identifier_type
-    label_not_two_valued label_positive_unknown malformed_row missing_column missing_file missing_value no_rows not_a_number
-    not_utf8 nothing_offered nothing_to_impute out_of_range salt too_few_rows too_many_columns too_many_levels too_many_rows
-    unfit_identifier unreadable weights_shape woe_needs_label
+data: changed column_type constant_column database duplicate_column duplicate_identifiers duplicate_key empty_identifier
+    identifier_type label_not_two_valued label_positive_unknown malformed_row missing_column missing_file missing_value no_rows
+    not_a_number not_utf8 nothing_offered nothing_to_impute out_of_range salt too_few_rows too_many_columns too_many_levels
+    too_many_rows unfit_identifier unreadable weights_shape woe_needs_label
 disclosure: no_salt
 drbg: bound reused seed
 engine: closed cluster_files cluster_lost cluster_unreachable cluster_without_tls kind no_dask no_workers versions_differ
@@ -45,19 +46,20 @@ node: core_dumps disk_full stopping
 optimizer: bad_base_rate bad_inner_products
 ot: bad_reply entries rows session_range session_reused stored_keys width
 packing: plaintext_range slot_range
-paillier: ciphertext_length ciphertext_not_unit ciphertext_range key_bits key_even key_h_s key_is_own key_primes key_size
-    key_small_factor key_square lengths plaintext_range
+paillier: ciphertext_length ciphertext_not_unit ciphertext_range ciphertext_subgroup key_bits key_even key_h_s key_is_own
+    key_orders key_primes key_size key_small_factor key_square lengths plaintext_range
 partner: duplicate invalid next_not_added no_coordinator own_name role unknown unreadable
 peer: unknown_code version_unknown
-policy: bands coordinator coordinator_unknown dataset_not_offered dataset_partner dataset_unknown disclose_coordinator
-    disclose_feature_holder feature_is_label feature_not_offered features_max filter filter_queries key_too_short label_kind
-    label_not_offered minimum_intersection normalise not_a_party own_role partner_not_allowed partner_role partner_unknown
-    patience rounds sample
+policy: bands coordinator coordinator_unknown count count_learner count_period count_step dataset_not_offered dataset_partner
+    dataset_unknown disclose_coordinator disclose_feature_holder feature_is_label feature_not_offered features_max filter
+    filter_queries key_kind key_not_offered key_too_short label_kind label_not_offered minimum_intersection normalise
+    not_a_party own_role partner_not_allowed partner_role partner_unknown patience rounds sample
 products: entry_bits entry_range shape shifts
 protocol: malformed_message not_reduced unexpected_message wrong_count wrong_length wrong_position
 psi: batch_size duplicate_identifier empty_set filter_digest filter_key_age filter_malformed filter_request filter_state
-    filter_values identifier_not_text less_than_declared low_order_point more_than_declared non_canonical_point order
-    repeated_element scalar tags too_few_shared too_many_elements wrong_length wrong_position
+    filter_values identifier_not_text impossible_size key_lengths less_than_declared low_order_point more_than_declared
+    non_canonical_point not_sorted order repeated_element scalar tags too_few_shared too_many_elements wrong_length
+    wrong_position
 receipt: parties payload_digest sender
 relay: absent bad_key bad_seal busy disabled ended exhausted expired left malformed met_twice no_room not_running oversized
     protocol_version stalled stopping superseded truncated wrong_identity

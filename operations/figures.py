@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from operations import codes
 
-STEPS = ("align", "prepare", "round", "finish", "evaluate")
+STEPS = ("align", "count", "prepare", "round", "finish", "evaluate")
 OTHER = "other"
 SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0, 30_000.0)
 """Buckets of a step's duration: a round of a small job takes a tenth of a second, the preparation of a large one hours."""

@@ -100,6 +100,22 @@ class DoublyMasked(_message.Message):
     values: bytes
     def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
 
+class SortedDoublyMasked(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class IntersectionSize(_message.Message):
+    __slots__ = ("size",)
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    size: int
+    def __init__(self, size: _Optional[int] = ...) -> None: ...
+
 class CommonOrder(_message.Message):
     __slots__ = ("share",)
     SHARE_FIELD_NUMBER: _ClassVar[int]

@@ -80,8 +80,15 @@ class Ask:
     numbers_only: bool = False
     reachable: tuple[str, ...] = ("platform",)
     publisher: str = ""
+    keys: tuple[str, ...] = ()
+    """The keys of :data:`KEYS` that customers are found by, in this order; the world offers them where its first job has some."""
+    count: str = ""
+    """A count with this learner, instead of a training."""
+    step: int = 10
 
 
+KEYS = {"phone": "phone-e164:DE", "email": "email"}
+"""Both sides' customers may lack either, and customers 1 and 2 have swapped their e-mail addresses at the bank."""
 PLAIN = Ask()
 """Bank holds the label; categories become one-hot columns; aggregates go to both."""
 PLATFORM = Ask(label_holder="platform", holdout="0", key_bits=768, to_feature_holder=False, to_coordinator=False)
@@ -107,6 +114,11 @@ FILTERED = Ask(publisher="feature_holder", rounds=1, holdout="0")
 FILTERED_FEW = Ask(publisher="feature_holder", rounds=1, holdout="0", minimum=SHARED + 1)
 SEVERAL_FILTERED = (FILTERED, FILTERED_FEW, FILTERED)
 """Between the same parties: published as a whole, then used, with a failure between."""
+KEYED = Ask(rounds=1, keys=("phone", "email"))
+"""Found by telephone, then by e-mail; the nodes keep what a replay takes."""
+COUNTED = Ask(count="label_holder", minimum=110)
+TOLD_LITTLE = Ask(count="feature_holder", minimum=160, step=20, keys=("email",), to_feature_holder=False)
+"""Counted by e-mail, below the minimum; the coordinator alone is told, and only that."""
 RESTARTED_EARLY = Ask(ending="stop", stop_at="RowProducts", to_coordinator=False)
 
 
@@ -196,6 +208,8 @@ def world(folder: Path, ask: Ask, *, rounds: int = 2) -> Iterator[World]:
         )
         if ask.publisher:
             _allow_filter(layout, ask)
+        for name in NODES:
+            _offer_more(layout, name, ask)
         config = load_coordinator(layout.config("coordinator"))
         server = Server(config)
         server.start()
@@ -230,6 +244,33 @@ def _command(name: str, *arguments: str, cwd: Path, accept: Any = (0,)) -> dict[
     return {}
 
 
+def _offer_more(layout: parties.Layout, name: str, ask: Ask) -> None:
+    """Allow counts; where the jobs name keys, declare them and keep what a replay takes."""
+
+    def policy(document: dict[str, Any]) -> None:
+        document["count"] = {"allow": True, "partner_learns": True, "step": 10}
+        document |= {"retention": {"keep": "always"}} if ask.keys else {}
+
+    def node(document: dict[str, Any]) -> None:
+        (dataset,) = document["dataset"]
+        dataset["keys"] = {key: {"column": key, "normalise": rule, "missing": "skip"} for key, rule in KEYS.items()}
+        for key in KEYS:
+            del dataset["columns"][key]
+
+    parties._edit(layout.home(name) / "policy.toml", policy)
+    if ask.keys:
+        parties._edit(layout.config(name), node)
+
+
+def contact(side: str, number: int) -> tuple[str, str]:
+    """Telephone number and e-mail address of a customer as one side has them; empty where it has none."""
+    phone = f"+49 30 {100000 + number}" if side == "bank" else f"030/{100000 + number}"
+    swapped = {1: 2, 2: 1}.get(number, number) if side == "bank" else number
+    email = f"A{swapped}@example.org" if side == "bank" else f"a{swapped}@EXAMPLE.org"
+    lacks = (number % 5 == 0, number % 7 == 0) if side == "bank" else (number % 4 == 0, number % 6 == 0)
+    return "" if lacks[0] else phone, "" if lacks[1] else email
+
+
 def _data(folder: Path, ask: Ask) -> DemoData:
     rng = random.Random(5)
     hidden = [rng.gauss(0, 1) for _ in range(SHARED)]
@@ -245,6 +286,11 @@ def _data(folder: Path, ask: Ask) -> DemoData:
         bank.append(f"C{i:04d},{1000 + 100 * rng.gauss(0, 1):.2f},{rng.randint(18, 80)},{where}{label[i] if mine else ''}")
         who = f"c{i:04d}" if i < SHARED else f"d{i:04d}"
         shop.append(f"{who},{200 * abs(value):.2f},{value + rng.gauss(0, 1):.3f}{label[i] if its else ''}")
+    if ask.keys:
+        for side, lines in (("bank", bank), ("platform", shop)):
+            lines[0] += ",phone,email"
+            for i in range(SHARED + 40):
+                lines[i + 1] += ",".join(("", *contact(side, i if i < SHARED or side == "bank" else 1000 + i)))
     (folder / "cards.csv").write_text("\n".join(bank) + "\n")
     (folder / "shoppers.csv").write_text("\n".join(shop) + "\n")
     files = UserFiles(bank=folder / "cards.csv", bank_id="id", platform=folder / "shoppers.csv", platform_id="user", label="late")
@@ -284,8 +330,18 @@ def _spec(ask: Ask, data: DemoData, config: Any) -> JobSpec:
         data, rounds=ask.rounds, l2="0.001", holdout=ask.holdout, key_bits=ask.key_bits, train_rows=ask.train_rows
     )
     document["align"]["minimum"] = ask.minimum
+    if ask.keys:
+        document["align"] = {"minimum": ask.minimum, "keys": [{"name": key, "normalise": KEYS[key]} for key in ask.keys]}
     if ask.publisher:
         document["align"] |= {"method": "filter", "publisher": ask.publisher}
+    for side in ("label_holder", "feature_holder"):
+        named = document[side]["features"]
+        document[side]["features"] = [] if ask.count else [name for name in named if name not in KEYS]
+    if ask.count:
+        told = {"tell_partner": ask.to_feature_holder, "tell_coordinator": ask.to_coordinator}
+        document = {key: document[key] for key in ("title", "label_holder", "feature_holder", "align")}
+        document |= {"kind": "count", "count": {"learner": ask.count, "step": ask.step, **told}}
+        return build_spec(document, coordinator="coordinator", partners=config.partners())
     document["model"]["tolerance"] = "0.000000001"
     document["disclose"] = {
         "aggregates_to_feature_holder": ask.to_feature_holder,

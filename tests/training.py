@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from audit.layout import KeyKind
 from coordinator.optimizer import Lookup, Next, first_range, plan_next
 from node.crypto.drbg import Drbg
 from node.crypto.paillier import generate_key
@@ -55,6 +56,7 @@ class Training:
     l2: Fraction = Fraction(1, 1000)
     key_bits: int = 512
     lookup_entries: int = 64
+    key_kind: KeyKind = "standard"
     seeds: Callable[[str], bytes] = seed_of
     engine: Engine = field(default_factory=InlineEngine)
     prepared: list[Prepared] = field(default_factory=list)
@@ -71,6 +73,7 @@ class Training:
             minimum_key_bits=256,
             lookup_entries=self.lookup_entries,
             rows=len(self.label),
+            key_kind=self.key_kind,
         )
 
     def drbg(self, role: str, step: str, round: int = 0, attempt: int = 0) -> Drbg:
@@ -90,7 +93,7 @@ class Training:
     def prepare(self, *, attempt: int = 0, **tamper: Any) -> Outcome:
         def half(role: str, ch: Any) -> Prepared:
             drbg = self.drbg(role, "prepare", attempt=attempt)
-            own = generate_key(self.key_bits, drbg.stream("paillier key"))
+            own = generate_key(self.key_bits, drbg.stream("paillier key"), kind=self.key_kind)
             return logistic.prepare(ch, **self.halves(role), own=own, drbg=drbg, engine=self.engine, limits=LIMITS)
 
         outcome = self.run(half, **tamper)

@@ -29,6 +29,11 @@ def register(group: click.Group) -> None:
 
 
 _SPEC_OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    (
+        "--kind",
+        "kind",
+        {"type": click.Choice(["train", "count"]), "help": "Fit a model, or only count the shared customers (train if left out)."},
+    ),
     ("--title", "title", {"help": "What people will call the job."}),
     ("--label-holder", "label_holder.name", {"metavar": "NAME", "help": "The party that holds the label."}),
     ("--label-dataset", "label_holder.dataset", {"metavar": "DATASET", "help": "Its data set, as its node calls it."}),
@@ -42,6 +47,14 @@ _SPEC_OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
         "align.normalise",
         {"metavar": "RULE", "help": "How identifiers are made comparable: exact, casefold, digits, ..."},
     ),
+    (
+        "--keys",
+        "align.keys",
+        {
+            "metavar": "NAME=RULE,...",
+            "help": "Identifiers tried in this order: phone=phone-e164:DE,email=email.",
+        },
+    ),
     ("--minimum", "align.minimum", {"type": int, "help": "Fewest shared customers."}),
     (
         "--align-method",
@@ -53,6 +66,7 @@ _SPEC_OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("--rounds", "model.rounds", {"type": int, "help": "Most rounds."}),
     ("--tolerance", "model.tolerance", {"help": "Stop when the decrement is below this decimal."}),
     ("--key-bits", "model.key_bits", {"type": int, "help": "Paillier modulus: 2048, 3072, 4096."}),
+    ("--key-kind", "model.key_kind", {"help": "standard, or short-order where both policies name it."}),
     ("--holdout", "model.holdout", {"help": "Share of the rows held out, a decimal; 0 for none."}),
     ("--train-rows", "model.train_rows", {"type": int, "help": "Train on a sample of at most so many rows; 0 for all."}),
     ("--evaluate-rows", "model.evaluate_rows", {"type": int, "help": "Evaluate on at most so many of those held out; 0 for all."}),
@@ -67,6 +81,22 @@ _SPEC_OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
         "--aggregates-to-coordinator/--no-aggregates-to-coordinator",
         "disclose.aggregates_to_coordinator",
         {"default": None, "help": "Whether the coordinator does."},
+    ),
+    (
+        "--learner",
+        "count.learner",
+        {"type": click.Choice(["label_holder", "feature_holder"]), "help": "Who learns a count's exact number."},
+    ),
+    ("--step", "count.step", {"type": int, "help": "What a count tells onwards is rounded down to a multiple of this."}),
+    (
+        "--tell-partner/--no-tell-partner",
+        "count.tell_partner",
+        {"default": None, "help": "Whether the learner of a count tells the other party the rounded number."},
+    ),
+    (
+        "--tell-coordinator/--no-tell-coordinator",
+        "count.tell_coordinator",
+        {"default": None, "help": "Whether it tells the coordinator."},
     ),
 )
 _LISTS = ("label_holder.features", "feature_holder.features")
@@ -86,9 +116,12 @@ def _spec_options(command: Any) -> Any:
 def submit(context: CoordinatorContext, file: Path | None, **given: Any) -> None:
     """Submit a job from a TOML file, from options, or both (options win).  Prints the job's hash.
 
-    The file has the tables [label_holder] and [feature_holder] (name, dataset, features), [label] (column), and, where the defaults
-    do not suit, [align] (normalise, minimum, method, publisher), [model] (l2, rounds, tolerance, key_bits, holdout,
-    train_rows, evaluate_rows, lookup_entries, bands) and [disclose].
+    With --kind count the job tells how many customers both share, and nothing else: the file, if there is one, has the tables
+    [label_holder] and [feature_holder] (name, dataset), [align] and [count] (learner, step, tell_partner, tell_coordinator).
+
+    Otherwise the file has the tables [label_holder] and [feature_holder] (name, dataset, features), [label] (column), and, where
+    the defaults do not suit, [align] (normalise or keys, minimum, method, publisher), [model] (l2, rounds, tolerance, key_bits,
+    key_kind, holdout, train_rows, evaluate_rows, lookup_entries, bands) and [disclose].
 
     \b
     Examples:
@@ -96,12 +129,17 @@ def submit(context: CoordinatorContext, file: Path | None, **given: Any) -> None
       isthmus-coordinator submit job.toml --rounds 6 --holdout 0
       isthmus-coordinator submit --label-holder bank --label-dataset cards --label default --label-features limit,age \\
           --feature-holder platform --feature-dataset shoppers --features spend,visits
+      isthmus-coordinator submit --kind count --label-holder bank --label-dataset cards --feature-holder platform \\
+          --feature-dataset shoppers --minimum 1000 --step 100
     """
     config = context.config()
     options = {name.replace("__", "."): value for name, value in given.items()}
     for key in _LISTS:
         if options[key] is not None:
             options[key] = [part.strip() for part in options[key].split(",") if part.strip()]
+    if options["align.keys"] is not None:
+        pairs = [part.strip().partition("=") for part in options["align.keys"].split(",") if part.strip()]
+        options["align.keys"] = [{"name": name, "normalise": rule} for name, _, rule in pairs]
     if file is None and all(value is None for value in options.values()):
         raise UsageError(
             "spec.empty", "Neither a file nor options describe the job.", remedy="See `isthmus-coordinator submit --help`."
@@ -116,7 +154,7 @@ def submit(context: CoordinatorContext, file: Path | None, **given: Any) -> None
         for party in (spec.label_holder, spec.feature_holder):
             console.print(f"  {party.name}: isthmus-node show {job[:12]}, then isthmus-node approve {job[:12]}")
         console.print(f"  follow it with: isthmus-coordinator watch {job[:12]}")
-        if spec.model.key_bits < 3072:
+        if spec.kind == "train" and spec.model.key_bits < 3072:
             console.print(f"  warning: keys of {spec.model.key_bits} bits; 3072 is the recommended size")
 
     emit({"job": job, "spec": spec.model_dump(mode="json")}, as_json=context.as_json, human=human)

@@ -17,7 +17,7 @@ from rich.table import Table
 from audit.console import emit
 from audit.spec import JobSpec, parse_spec
 from node.commands import NodeContext, json_option, pass_node
-from node.commands.wording import accuracy_line, describe_spec, metrics_line, will_disclose
+from node.commands.wording import accuracy_line, counted, describe_spec, metrics_line, will_disclose
 from node.config import NodeConfig
 from node.errors import IsthmusError, UsageError
 from node.identity import known_partners, own_identity
@@ -185,6 +185,7 @@ def _details(config: NodeConfig, store: Store, row: JobRow) -> dict[str, Any]:
         ],
         "disclosures": store.disclosures(row.job),
         "metrics": json.loads(files.read("metrics.json")) if files.has("metrics.json") else None,
+        "count": json.loads(files.read("count.json")) if files.has("count.json") else None,
         "model": files.has("model.json"),
     }
 
@@ -247,6 +248,8 @@ def _print_course(console: Console, data: dict[str, Any]) -> None:
     for item in data["disclosures"]:
         name = item["step"] + (f" {item['round']}" if item["round"] else "")
         console.print(f"  - {name}: {item['what'].replace('_', ' ')}, {item['count']} to {item['to']} ({item['clause']})")
+    if data["count"]:
+        console.print(f"shared customers: {counted(data['count'])}")
     if data["metrics"]:
         console.print(metrics_line(data["metrics"]))
 

@@ -48,6 +48,12 @@ kind = "processes"                # worker processes on this machine; or "inline
 # normalise = "casefold"          # exact | casefold | digits | email | sha256 | phone-e164:CC; must equal the job's
 # duplicates = "refuse"           # rows that repeat an identifier: refuse the data set, or keep the "first" of each
 #
+# [dataset.keys.phone]            # a column that jobs may find customers by, under the name that the partner uses as well
+# column = "mobile"
+# normalise = "phone-e164:DE"
+# missing = "refuse"              # or "skip": who lacks it is not looked for by it
+# duplicates = "refuse"           # a value that several customers have: or only the "first" is found by it, or "none" is
+#
 # [dataset.columns.LIMIT_BAL]
 # kind = "number"
 # missing = "refuse"              # or "mean", "median" (of the training rows), or a number in quotes: "0"
@@ -88,6 +94,7 @@ offer = ["label_holder", "feature_holder"]          # roles in which any configu
 [limits]
 minimum_intersection = 1000       # smallest number of shared customers a job may accept
 key_bits_min = 2048               # below 3072 a warning is shown
+key_kinds = ["standard"]          # "short-order" is quicker and rests on one assumption more (docs/threat-model.md)
 rounds_max = 16                   # each round discloses a few inner products (never data)
 bands_max = 64                    # score bands of the evaluation
 features_max = 1024
@@ -95,6 +102,13 @@ features_max = 1024
 [disclose]                        # the evaluation's aggregates (AUC, KS, gains by decile): may a job send them to
 aggregates_to_feature_holder = true
 aggregates_to_coordinator = true
+
+[count]                           # jobs that tell how many customers are shared, and nothing else
+allow = false
+partner_learns = false            # may the partner be the one that learns the exact number, however small?
+step = 100                        # what is told onwards is rounded down to a multiple of the job's step: at least this
+per_period = 4                    # attempts with one partner within `period_days`: the differences of many would tell of single
+period_days = 30                  # customers
 
 [links]
 patience = 600                    # seconds a step waits for the partner's node, not up yet or cut off, before it is given up
@@ -108,11 +122,12 @@ days = 90                         # kept so long after its end; or keep = "alway
 # role = "querier"                # or "publisher": then also queries = 2000000 and period_days = 30, what the partner may ask
 # reuse_days = 30                 # how long a key and what was masked under it serve further jobs; 0: each job starts afresh
 
-# [[auto_approve]]                # approve without a person when all three match
+# [[auto_approve]]                # approve without a person when all of it matches
 # name = "nightly"
 # partner = "platform"
 # dataset = "cards"
 # coordinator = "coordinator"
+# kinds = ["train"]               # add "count" to approve those as well
 """
 
 

@@ -159,6 +159,9 @@ def _print_dataset(console: Console, report: DatasetReport) -> None:
             f"  rows         {report.rows:,} read, {report.customers:,} customers, {report.duplicates:,} duplicates left out"
         )
     console.print(f"  identifier   {report.identifier} ({report.normalise})")
+    for name, key in report.keys.items():
+        found = "unusable" if key.customers is None else f"{key.customers:,} customers can be found by it"
+        console.print(f"  key          {name}: {key.column} ({key.normalise}), {found}")
     for kind in ("number", "category", "label"):
         names = [name for name, declared in report.columns.items() if declared == kind]
         if names:

@@ -7,18 +7,23 @@ log2(N) bits of v the IKNP extension (Ishai, Kilian, Nissim, Petrank, "Extending
     table holder:  K[b, 0] = q            K[b, 1] = q xor s          (s: its 128 base choice bits)
     index holder:  K[b, v_b]              (t, and t = q xor v_b s)
 
-Entry v of the row is masked by the sum (xor) over all bits b of word ``rank_b(v)`` of the pad stream of key K[b, v_b] (Naor
-and Pinkas, "Oblivious transfer and polynomial evaluation", STOC 1999, section 3), where ``rank_b(v)`` is v with bit b taken
-out: the N/2 entries that share a key use different words of its stream.  Every entry but the chosen one differs from it in
-some bit, so it keeps a word of a stream whose key is unknown.
+The bits fall into a high and a low half: v = i m + j with i of the high ones and j in [0, m) of the low ones.  Each half has a key
+for each of its values, the sum (xor) over its bits b of one block of the stream of K[b, i_b],
 
-Block ``j`` of the pad stream of key K is TMMO(K, tweak(session, row, b, j)) with
+    A_i = sum of TMMO(K[b, i_b], tweak(b, i)) over the high bits,      B_j likewise over the low ones
 
-    TMMO(x, i) = pi(pi(x) xor i) xor pi(x)
+(1-of-m keys from log2(m) transfers: Naor and Pinkas, "Oblivious transfer and polynomial evaluation", STOC 1999, section 3).  Of
+each half the index holder knows one key; every other one contains a block under an unknown key that no second one contains, so it
+is random to it.  Entry v is masked by word j of the stream of A_i plus word i of the stream of B_j: who lacks one of the two
+keys lacks a word that serves no other entry.  That is two words an entry; a stream for each bit would take log2(N).
+
+The stream of key K is made of blocks
+
+    TMMO(K, tweak) = pi(pi(K) xor tweak) xor pi(K)
 
 (Guo, Katz, Wang, Yu, "Efficient and secure multiparty computation from fixed-key block ciphers", IEEE S&P 2020, section 7.4:
-tweakable circular correlation robust for a random permutation pi, here AES-128 under a fixed public key).  pi(x) is taken
-once a key.
+tweakable circular correlation robust for a random permutation pi, here AES-128 under a fixed public key), with a tweak that
+names session, row, level, half or bit, value and block.  pi(K) is taken once a key.
 
 Everything is a function of keys and inputs, little-endian, without floating point: the same inputs give the same bytes on
 every machine.  The functions here do not talk; :mod:`node.protocols.lookup` does.
@@ -94,19 +99,24 @@ class TableShape:
         return self.entries * self.width
 
     @property
+    def low_values(self) -> int:
+        """Values m of the low half of an index's bits; the high half has as many, or twice."""
+        return 1 << self.bits // 2
+
+    @property
+    def high_values(self) -> int:
+        """Values of the high half."""
+        return self.entries // self.low_values
+
+    @property
     def pad_width(self) -> int:
-        """Bytes of a pad word.  Wider than ``width`` (and cut) where half a table would not fill one block."""
-        return max(self.width, 2 * BLOCK // self.entries)
+        """Bytes of a pad word.  Wider than ``width`` (and cut) where the words of a stream would not fill one block."""
+        return max(self.width, BLOCK // self.low_values)
 
     @property
     def lanes(self) -> int:
         """Pad words in one block."""
         return BLOCK // self.pad_width
-
-    @property
-    def blocks(self) -> int:
-        """Blocks in the pad stream of one key: half the entries."""
-        return self.entries // 2 // self.lanes
 
     def column_bytes(self, rows: int) -> int:
         """Bytes of one extension column for ``rows`` rows: one bit for each row and index bit."""
@@ -241,9 +251,9 @@ def permute(blocks: Words) -> Words:
 def row_tweaks(session: int, first: int, rows: int) -> Words:
     """The part of the tweaks that is a row's; shape (rows, 2).
 
-    A tweak is two little-endian 64-bit words: ``stream << 48 | session`` and ``stream << 48 | row`` with
-    ``stream = bit << 8 | block``: no two of (session, row, bit, block) share one.  ``stream`` stands in both so that one scalar
-    serves all rows.
+    A tweak is two little-endian 64-bit words: ``stream << 48 | session`` and ``stream << 48 | row`` with ``stream`` of
+    :func:`key_streams` or :func:`word_streams`: no two of (session, row, stream) share one.  ``stream`` stands in both so that
+    one scalar serves all rows.
 
     Raises:
         UsageError: ``ot.session_range``, ``ot.rows``.
@@ -257,10 +267,15 @@ def row_tweaks(session: int, first: int, rows: int) -> Words:
     return tweaks
 
 
-def stream_tweaks(shape: TableShape) -> Words:
-    """The part of the tweaks that is a block's in its row: what goes into both words; shape (bits, blocks)."""
-    bits = np.arange(shape.bits, dtype=np.uint64)[:, None] << np.uint64(8)
-    return (bits | np.arange(shape.blocks, dtype=np.uint64)) << np.uint64(ROW_BITS)
+def key_streams(bit: int, values: int) -> Words:
+    """The part of the tweaks that names a block of a key of the transfers, ``bit << 8 | value``, in place; shape (values,)."""
+    return (np.uint64(bit << 8) | np.arange(values, dtype=np.uint64)) << np.uint64(ROW_BITS)
+
+
+def word_streams(half: int, values: int, blocks: int) -> Words:
+    """That of a block of one half's words, ``(8 + half) << 8 | value << 4 | block``, in place; shape (values, blocks)."""
+    places = np.arange(values, dtype=np.uint64)[:, None] << np.uint64(4) | np.arange(blocks, dtype=np.uint64)
+    return (np.uint64((8 + half) << 8) | places) << np.uint64(ROW_BITS)
 
 
 def check_session(session: int) -> None:
@@ -275,7 +290,7 @@ def check_session(session: int) -> None:
 def table_pads(keys: Words, chosen: Bytes, shape: TableShape, *, session: int, first: int) -> Table:
     """The pads of whole tables, at the table holder.
 
-    Costs 2 bits (1 + blocks) AES calls a row, in sub-batches that stay in cache.
+    Costs about 2 (1 + entries / lanes) AES calls a row and those of the keys, in sub-batches that stay in cache.
 
     Args:
         keys: q, shape (bits, rows, 2), as :func:`row_keys` gives them.
@@ -289,7 +304,7 @@ def table_pads(keys: Words, chosen: Bytes, shape: TableShape, *, session: int, f
     rows = keys.shape[1]
     difference = np.packbits(chosen, bitorder="little").view("<u8")
     pads = np.empty((rows, shape.entries), dtype=shape.dtype)
-    step = max(1, _SUB_BATCH_BYTES // (2 * shape.bits * shape.blocks * BLOCK))
+    step = max(1, _SUB_BATCH_BYTES // (2 * shape.entries * shape.pad_width))
     for start in range(0, rows, step):
         part = keys[:, start : start + step]
         pairs = np.empty((shape.bits, 2, part.shape[1], 2), dtype=np.uint64)
@@ -302,39 +317,46 @@ def table_pads(keys: Words, chosen: Bytes, shape: TableShape, *, session: int, f
 
 def _tables_of(hashed: Words, tweaks: Words, shape: TableShape) -> Table:
     """Pads of a sub-batch from pi(K), shape (bits, 2, rows, 2); rows are the inner axis: every sum runs over contiguous words."""
-    rows = tweaks.shape[0]
-    inputs = (hashed ^ tweaks).reshape(shape.bits, 2, 1, 2 * rows)
-    streams = permute(inputs ^ stream_tweaks(shape)[:, None, :, None])  # (bits, 2, blocks, 2 rows)
-    hashed = hashed.reshape(shape.bits, 2, 2 * rows)
-    low_bits = shape.lanes.bit_length() - 1
-    # What pi(K) adds to a table block depends on its high bits alone: one doubling for each of them, the highest first.
-    total = np.zeros((1, 2 * rows), dtype="<u8")
-    for bit in reversed(range(low_bits, shape.bits)):
-        total = (total[:, None] ^ hashed[bit]).reshape(-1, 2 * rows)
-    for bit in range(low_bits, shape.bits):
-        # All words of a table block share this bit: blocks 0 and 1 of the middle axis take the streams of keys 0 and 1.
-        halves = total.reshape(-1, 2, 1 << (bit - low_bits), 2 * rows).transpose(1, 0, 2, 3)
-        halves ^= streams[bit].reshape(halves.shape)
-    words = total.reshape(-1, 2, 2 * rows).view(f"<u{shape.pad_width}" if shape.lanes > 1 else "<u8")
-    for bit in range(low_bits):
-        streams[bit] ^= hashed[bit][:, None]
-        _add_lanes(words, streams[bit].view(words.dtype), bit, shape.lanes)
-    blocks = np.ascontiguousarray(total.view(f"V{BLOCK}").T)  # (rows, table blocks)
+    rows, high, low, lanes = tweaks.shape[0], shape.high_values, shape.low_values, shape.lanes
+    split = low.bit_length() - 1
+    table = _words_of(_value_keys(hashed[split:], tweaks, split), tweaks, half=1, words=low, shape=shape)
+    if low > 1:
+        others = _words_of(_value_keys(hashed[:split], tweaks, 0), tweaks, half=0, words=high, shape=shape)
+        # table[i, j] is to take others[j, i]; in both the last of their words' two indices is part block, part lane.
+        mine = table.reshape(high // lanes, lanes, low // lanes, rows, lanes)
+        theirs = others.reshape(low // lanes, lanes, high // lanes, rows, lanes)
+        for i in range(lanes):
+            for j in range(lanes):
+                target = mine[:, i, :, :, j]
+                target ^= theirs[:, j, :, :, i].transpose(1, 0, 2)
+    blocks = np.ascontiguousarray(table.reshape(-1, rows * lanes).view(f"V{BLOCK}").T)  # (rows, table blocks)
     pads = blocks.view(np.uint8).reshape(rows, shape.entries, shape.pad_width)[:, :, : shape.width]
     return np.ascontiguousarray(pads).view(shape.dtype).reshape(rows, shape.entries)
 
 
-def _add_lanes(words: Table, streams: Table, bit: int, lanes: int) -> None:
-    """Add the streams of an index bit that tells apart words of one block, lane by lane.
+def _value_keys(hashed: Words, tweaks: Words, lowest: int) -> Words:
+    """The keys A_i or B_j of a half whose lowest bit is ``lowest``, from pi(K) of its bits; shape (values, 2 rows)."""
+    bits, width = len(hashed), 2 * len(tweaks)
+    values = 1 << bits
+    streams = np.empty((bits, values, width), dtype=np.uint64)
+    parts = [(place, (values >> (place + 1), 2, 1 << place)) for place in range(bits)]  # values above the bit, the bit, below it
+    for place, view in parts:
+        named = key_streams(lowest + place, values).reshape(*view, 1)
+        np.bitwise_xor((hashed[place] ^ tweaks).reshape(1, 2, 1, width), named, out=streams[place].reshape(*view, width))
+    streams = permute(streams)
+    for place, view in parts:
+        own = streams[place].reshape(*view, width)
+        own ^= hashed[place].reshape(1, 2, 1, width)
+    return np.bitwise_xor.reduce(streams, axis=0)
 
-    Args:
-        words: table blocks in pairs, shape (pairs, 2, rows * lanes); changed in place.
-        streams: of keys 0 and 1, shape (2, pairs, rows * lanes).
-    """
-    for place in range(2 * lanes):  # place of an entry within its pair of table blocks
-        rank = place >> (bit + 1) << bit | place & ((1 << bit) - 1)
-        target = words[:, place // lanes, place % lanes :: lanes]
-        target ^= streams[place >> bit & 1, :, rank::lanes]
+
+def _words_of(keys: Words, tweaks: Words, *, half: int, words: int, shape: TableShape) -> Table:
+    """The streams of ``words`` words of one half's keys; shape (values, blocks, rows * lanes)."""
+    hashed, blocks = permute(keys), words // shape.lanes
+    inputs = (hashed ^ tweaks.reshape(-1))[:, None] ^ word_streams(half, len(keys), blocks)[:, :, None]
+    streams = permute(inputs)
+    streams ^= hashed[:, None]
+    return streams.view(f"<u{shape.pad_width}") if shape.lanes > 1 else streams.view(f"V{BLOCK}")
 
 
 def entry_pads(keys: Words, indices: NDArray[np.integer], shape: TableShape, *, session: int, first: int) -> Table:
@@ -345,17 +367,35 @@ def entry_pads(keys: Words, indices: NDArray[np.integer], shape: TableShape, *, 
         indices: the chosen entries, in [0, entries), shape (rows,).
         shape, session, first: as for :func:`table_pads`.
     """
-    rows = keys.shape[1]
-    places = np.arange(shape.bits, dtype=np.int64)[:, None]
-    chosen = indices.astype(np.int64)
-    rank = chosen >> (places + 1) << places | chosen & ((1 << places) - 1)  # (bits, rows)
-    block, lane = np.divmod(rank, shape.lanes)
+    tweaks = row_tweaks(session, first, keys.shape[1])
+    high, low = np.divmod(indices.astype(np.int64), shape.low_values)
+    split = shape.low_values.bit_length() - 1
     hashed = permute(np.ascontiguousarray(keys))
-    inputs = hashed ^ row_tweaks(session, first, rows)
-    inputs ^= stream_tweaks(shape)[places, block][:, :, None]
-    streams = permute(inputs)
+    pads = _chosen_words(hashed[split:], tweaks, split, high, low, half=1, words=shape.low_values, shape=shape)
+    if split:
+        pads ^= _chosen_words(hashed[:split], tweaks, 0, low, high, half=0, words=shape.high_values, shape=shape)
+    return pads
+
+
+def _chosen_words(
+    hashed: Words,
+    tweaks: Words,
+    lowest: int,
+    values: NDArray[np.int64],
+    places: NDArray[np.int64],
+    *,
+    half: int,
+    words: int,
+    shape: TableShape,
+) -> Table:
+    """Word ``places`` of the stream of the key of ``values``, for each row; unsigned words, shape (rows,)."""
+    named = np.stack([key_streams(lowest + bit, 1 << len(hashed))[values] for bit in range(len(hashed))])
+    streams = permute((hashed ^ tweaks) ^ named[:, :, None])
     streams ^= hashed
-    words = streams.view(np.uint8).reshape(shape.bits * rows * shape.lanes, shape.pad_width)[:, : shape.width]
-    mine = np.arange(shape.bits * rows, dtype=np.int64) * shape.lanes + lane.reshape(-1)
-    picked = np.ascontiguousarray(words).view(shape.dtype).reshape(-1)[mine].reshape(shape.bits, rows)
-    return np.bitwise_xor.reduce(picked, axis=0)
+    inner = permute(np.bitwise_xor.reduce(streams, axis=0))
+    block, lane = np.divmod(places, shape.lanes)
+    named = word_streams(half, 1 << len(hashed), words // shape.lanes)[values, block]
+    stream = permute((inner ^ tweaks) ^ named[:, None])
+    stream ^= inner
+    cut = stream.view(np.uint8).reshape(len(values), shape.lanes, shape.pad_width)[np.arange(len(values)), lane, : shape.width]
+    return np.ascontiguousarray(cut).view(shape.dtype).reshape(-1)

@@ -55,13 +55,16 @@ def pack_slots(values: Sequence[int], slot_bits: int) -> int:
     return packed
 
 
-def unpack_slots(value: int, slot_bits: int, count: int) -> list[int]:
+def unpack_slots(value: int, slot_bits: int, count: int, *, above: int = 0) -> list[int]:
     """The ``count`` slots of a packed plaintext, lowest first.
 
+    Args:
+        above: bits that may stand above the slots, and are dropped.
+
     Raises:
-        PeerError: ``packing.plaintext_range`` when the plaintext has bits above its slots: the peer did not compute what it should.
+        PeerError: ``packing.plaintext_range`` when the plaintext has further bits: the peer did not compute what it should.
     """
-    if not 0 <= value < 1 << slot_bits * count:
+    if not 0 <= value < 1 << slot_bits * count + above:
         raise PeerError("packing.plaintext_range", f"A decrypted plaintext does not fit {count} slots of {slot_bits} bits.")
     mask = (1 << slot_bits) - 1
     return [value >> slot_bits * k & mask for k in range(count)]

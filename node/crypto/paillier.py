@@ -7,6 +7,15 @@ squarings.  Whoever knows p and q works modulo p^2 and q^2 (numbers of half the 
 theorem; decryption likewise (Paillier 1999, section 7).  Ciphertexts and keys are those of ``phe``: either decrypts what the other
 encrypted.
 
+Short-order keys, where a job asks for them by name.  h_s has a secret order alpha = alpha_p alpha_q, two primes that divide p - 1
+and q - 1 (Paillier 1999, section 6; Jost, Lam, Maximov, Smeets, ePrint 2015/864; Ma, Han, Lei, ACSAC 2021).  All randomness
+lies in the group that h_s generates, so c^alpha_p decrypts modulo p^2 in the place of c^(p-1), and the owner reduces exponents
+modulo alpha_p and alpha_q.  The assumption beyond Paillier's: h_s^a cannot be told from a random N-th power, and h_s does not help
+to factor N.  The best attacks known take about sqrt(alpha_p) steps (Coron, Joux, Mandal, Naccache, Tibouchi, PKC 2011), so each
+prime has twice as many bits as the key has of strength.  The exponents are 40 bits longer than alpha: their residues are uniform to
+2^-40, which hides multipliers from the owner whatever discrete logarithms it can take.  What ``phe`` encrypts under such a key
+lies outside the group and is refused.
+
 Timing.  GMP's arithmetic is not constant-time, here as in ``phe``; a peer sees the times of whole batches over a network, and an
 exponent of encryption serves once.
 """
@@ -19,8 +28,9 @@ from functools import cached_property, lru_cache
 from typing import Any, NoReturn
 
 import gmpy2
-from gmpy2 import mpz, powmod
+from gmpy2 import f_divmod, mpz, powmod, powmod_base_list
 
+from audit.layout import KeyKind
 from node.crypto.drbg import Stream
 from node.crypto.fixed_base import WINDOW, FixedBase, window_for
 from node.errors import PeerError, UsageError
@@ -31,6 +41,18 @@ KEY_BITS_MIN = 256
 PRIME_ROUNDS = 25
 """Rounds of ``gmpy2.is_prime``: Baillie-PSW, then Miller-Rabin with GMP's fixed bases, so a key depends on its stream alone."""
 SMALL_PRIME_BOUND = 2**16
+ORDER_HIDING_BITS = 40
+"""Bits by which an exponent is longer than the order of a short-order key: its residue is uniform to 2**-40."""
+
+
+def order_bits(bits: int) -> int:
+    """Bits of each of the two primes of a short order: twice the strength of a modulus of ``bits`` bits (NIST SP 800-57, table 2).
+
+    Keys under 2048 bits, which protect nothing, get an eighth of their size.
+    """
+    if bits < 2048:
+        return bits // 8
+    return 224 if bits < 3072 else 256 if bits < 7680 else 384
 
 
 @dataclass(frozen=True)
@@ -41,11 +63,13 @@ class PublicKey:
         n: modulus N, exactly ``bits`` bits.
         h_s: base of the randomness, a unit in (1, N^2) that is an N-th power.
         bits: size of N, a multiple of 16, at least 256.
+        kind: whether h_s has a short order.
     """
 
     n: mpz
     h_s: mpz
     bits: int
+    kind: KeyKind = "standard"
 
     def __repr__(self) -> str:
         return f"PublicKey({self.bits} bits)"
@@ -67,8 +91,10 @@ class PublicKey:
 
     @property
     def exponent_bytes(self) -> int:
-        """Bytes of the short random exponent a: half the size of N."""
-        return self.bits // 16
+        """Bytes of the random exponent a: half the size of N, or 40 bits more than the order of a short-order key."""
+        if self.kind == "standard":
+            return self.bits // 16
+        return -(-(2 * order_bits(self.bits) + ORDER_HIDING_BITS) // 8)
 
     def to_phe(self) -> Any:
         """This key as ``phe.PaillierPublicKey``."""
@@ -82,19 +108,27 @@ class SecretKey:
     """The owner's key.  It prints no secret and refuses to be pickled.
 
     An engine's worker that encrypts or decrypts for the owner is a process of the same user on the same machine, or one of the
-    operator's own cluster where the configuration trusts it with keys, and receives the two primes as plain arguments
+    operator's own cluster where the configuration trusts it with keys, and receives the secret numbers as plain arguments
     (``node.engine.batches``); nothing else takes a secret key across a process border.
 
     Attributes:
         public: the public key.
         p, q: the primes, both 3 mod 4.
+        orders: alpha_p and alpha_q of a short-order key; none of a standard one.
     """
 
     public: PublicKey
     p: mpz = field(repr=False)
     q: mpz = field(repr=False)
+    orders: tuple[mpz, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
+        if len(self.orders) != (0 if self.public.kind == "standard" else 2) or any(
+            (prime - 1) % order for prime, order in zip((self.p, self.q), self.orders, strict=False)
+        ):
+            raise UsageError(
+                "paillier.key_orders", "The orders are not those of a key of this kind.", remedy="Use the key as it was generated."
+            )
         if self.p * self.q != self.public.n or self.p == self.q:
             raise UsageError(
                 "paillier.key_primes", "The two primes are not those of this modulus.", remedy="Use the key as it was generated."
@@ -105,6 +139,16 @@ class SecretKey:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a secret key is not pickled")
+
+    def numbers(self) -> tuple[int, ...]:
+        """The secret numbers: the primes and, of a short-order key, the orders."""
+        return tuple(int(value) for value in (self.p, self.q, *self.orders))
+
+    @classmethod
+    def of(cls, public: PublicKey, numbers: Sequence[int]) -> SecretKey:
+        """Inverse of :meth:`numbers`."""
+        p, q, *orders = (mpz(value) for value in numbers)
+        return cls(public, p, q, tuple(orders))
 
     def to_phe(self) -> Any:
         """This key as ``phe.PaillierPrivateKey``."""
@@ -131,7 +175,25 @@ def _prime(bits: int, stream: Stream) -> mpz:
             return candidate
 
 
-def generate_key(bits: int, stream: Stream) -> SecretKey:
+def _prime_with_order(bits: int, order: mpz, stream: Stream) -> mpz:
+    """As :func:`_prime`, with ``order`` dividing p - 1."""
+    step = 4 * order
+    while True:
+        draw = mpz(stream.bits(bits) | 3 << (bits - 2))
+        candidate = draw - draw % step + 2 * order + 1
+        if candidate >> (bits - 2) == 3 and gmpy2.is_prime(candidate, PRIME_ROUNDS):
+            return candidate
+
+
+def _element_of_order(p: mpz, order: mpz, stream: Stream) -> mpz:
+    """A random element of the prime order ``order`` modulo p."""
+    while True:
+        element = powmod(mpz(stream.below(int(p))), (p - 1) // order, p)
+        if element > 1:
+            return element
+
+
+def generate_key(bits: int, stream: Stream, *, kind: KeyKind = "standard") -> SecretKey:
     """Generate a key pair; the same stream gives the same key.
 
     Conditions (Damgard, Jurik, Nielsen 2010, section 4.2; FIPS 186-5, A.1.1 for the distance): p = q = 3 mod 4, gcd(p-1, q-1) = 2,
@@ -142,18 +204,28 @@ def generate_key(bits: int, stream: Stream) -> SecretKey:
     """
     _check_bits(bits)
     half = bits // 2
+    orders: tuple[mpz, ...] = ()
     while True:
-        p, q = _prime(half, stream), _prime(half, stream)
+        if kind == "standard":
+            p, q = _prime(half, stream), _prime(half, stream)
+        else:
+            orders = _prime(order_bits(bits), stream), _prime(order_bits(bits), stream)
+            p, q = (_prime_with_order(half, order, stream) for order in orders)
         if abs(p - q) >> max(half - 100, 0) == 0 or gmpy2.gcd(p - 1, q - 1) != 2 or gmpy2.gcd(p * q, (p - 1) * (q - 1)) != 1:
             continue
         break
     n = p * q
     while True:
-        x = mpz(stream.below(int(n)))
-        h_s = powmod(-x * x % n, n, n * n)
+        if kind == "standard":
+            x = mpz(stream.below(int(n)))
+            h = -x * x % n
+        else:
+            h_p, h_q = (_element_of_order(prime, order, stream) for prime, order in zip((p, q), orders, strict=True))
+            x = h = h_q + q * ((h_p - h_q) * gmpy2.invert(q, p) % p)
+        h_s = powmod(h, n, n * n)
         if gmpy2.gcd(x, n) == 1 and not _is_trivial(h_s, n):
             break
-    return SecretKey(PublicKey(n, h_s, bits), p, q)
+    return SecretKey(PublicKey(n, h_s, bits, kind), p, q, orders)
 
 
 def _is_trivial(h_s: mpz, n: mpz) -> bool:
@@ -166,6 +238,11 @@ def _small_primes() -> mpz:
     return gmpy2.primorial(SMALL_PRIME_BOUND)
 
 
+def _has_smooth_order(h_s: mpz, n: mpz) -> bool:
+    """Whether the order of h_s modulo a prime factor of N divides the product of all primes below 2**16."""
+    return gmpy2.gcd(powmod(h_s % n, _small_primes(), n) - 1, n) != 1
+
+
 def check_public_key(
     *,
     bits: int,
@@ -174,11 +251,13 @@ def check_public_key(
     minimum_bits: int,
     own: PublicKey | None,
     maximum_bits: int = Limits.key_bits_max,
+    kind: KeyKind = "standard",
 ) -> PublicKey:
     """Check what the peer sent as its public key; see the module's head for the meaning of the fields.
 
     That h_s is an N-th power cannot be seen without the primes.  Its Jacobi symbol can: it is 1, as that of -x^2 is when
-    p = q = 3 mod 4.
+    p = q = 3 mod 4.  Nor can the order of h_s be seen; that of a short-order key is at least not a product of small primes, which
+    would hide nothing.
 
     Args:
         bits: declared size of the modulus.
@@ -187,6 +266,7 @@ def check_public_key(
         minimum_bits: least size accepted.
         own: this party's own key, which the peer's must share no factor with.
         maximum_bits: largest size accepted.
+        kind: the kind that the job says.
 
     Raises:
         PeerError: ``paillier.key_size``, ``.key_even``, ``.key_square``, ``.key_small_factor``, ``.key_is_own``, ``.key_h_s``.
@@ -209,7 +289,9 @@ def check_public_key(
         raise _bad_key("key_is_own", "modulus is this node's own or shares a factor with it")
     if not 1 < base < n * n or gmpy2.gcd(base, n) != 1 or _is_trivial(base, n) or gmpy2.jacobi(base, n) != 1:
         raise _bad_key("key_h_s", "base of the randomness (h_s) is out of range, not a unit or trivial")
-    return PublicKey(n, base, bits)
+    if kind == "short-order" and _has_smooth_order(base, n):
+        raise _bad_key("key_h_s", "base of the randomness (h_s) has an order of small primes alone")
+    return PublicKey(n, base, bits, kind)
 
 
 def _bad_key(what: str, reason: str) -> PeerError:
@@ -256,9 +338,16 @@ class _Encryptor:
         self._made += len(exponents) // size
         window = self._window or window_for(max(self._expected, self._made))
         # One bit wider gains less than what new tables cost, but for the last.
+        reduced = self._reduced(exponents)
         if not self._bases or window > self._bases[0].window + (window < WINDOW):
-            self._bases = [FixedBase(self.public_key.h_s, root, size, window) for root in self._roots]
-        return [base.powers(exponents) for base in self._bases]
+            self._bases = [
+                FixedBase(self.public_key.h_s, root, length, window) for root, (length, _) in zip(self._roots, reduced, strict=True)
+            ]
+        return [base.powers(data) for base, (_, data) in zip(self._bases, reduced, strict=True)]
+
+    def _reduced(self, exponents: bytes) -> list[tuple[int, bytes]]:
+        """Length of an exponent and the exponents, for each root."""
+        return [(self.public_key.exponent_bytes, exponents)] * len(self._roots)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.public_key.bits} bits)"
@@ -310,6 +399,14 @@ class OwnerEncryptor(_Encryptor):
         super().__init__(secret_key.public, (secret_key.p, secret_key.q), expected=expected, window=window)
         self._p_squared, self._q_squared = secret_key.p**2, secret_key.q**2
         self._q_inverse = gmpy2.invert(self._q_squared, self._p_squared)
+        self._orders = [int(order) for order in secret_key.orders]
+
+    def _reduced(self, exponents: bytes) -> list[tuple[int, bytes]]:
+        if not self._orders:
+            return super()._reduced(exponents)
+        size, length = self.public_key.exponent_bytes, -(-order_bits(self.public_key.bits) // 8)
+        values = [int.from_bytes(exponents[i : i + size], "little") for i in range(0, len(exponents), size)]
+        return [(length, b"".join([(a % order).to_bytes(length, "little") for a in values])) for order in self._orders]
 
     def randomness(self, exponents: bytes) -> list[mpz]:
         """h_s^a modulo N^2 for each drawn exponent."""
@@ -349,25 +446,42 @@ class PeerEncryptor(_Encryptor):
 
 
 class Decryptor:
-    """Decryption by the Chinese remainder theorem (Paillier 1999, section 7): m_p = L_p(c^(p-1) mod p^2) h_p mod p, likewise q."""
+    """Decryption by the Chinese remainder theorem (Paillier 1999, section 7): m_p = L_p(c^e mod p^2) h_p mod p, likewise q.
+
+    e is p - 1, or alpha_p of a short-order key.
+    """
 
     def __init__(self, secret_key: SecretKey) -> None:
         self.public_key = secret_key.public
         p, q = secret_key.p, secret_key.q
         self._p, self._q, self._p_squared, self._q_squared = p, q, p * p, q * q
-        # (1 + N)^(p-1) = 1 + (p-1) q p modulo p^2, so L_p of it is -q modulo p.
-        self._h_p, self._h_q = gmpy2.invert(-q, p), gmpy2.invert(-p, q)
+        self._e_p, self._e_q = secret_key.orders or (p - 1, q - 1)
+        # (1 + N)^e = 1 + e q p modulo p^2, so L_p of it is e q modulo p.
+        self._h_p, self._h_q = gmpy2.invert(self._e_p * q, p), gmpy2.invert(self._e_q * p, q)
         self._q_inverse = gmpy2.invert(q, p)
 
     def __repr__(self) -> str:
         return f"Decryptor({self.public_key.bits} bits)"
 
     def decrypt(self, ciphertexts: Sequence[mpz]) -> list[int]:
-        """The plaintexts, in [0, N)."""
+        """The plaintexts, in [0, N).
+
+        Raises:
+            PeerError: ``paillier.ciphertext_subgroup`` for one whose randomness is not of a short-order key's order.
+        """
         p, q, p_squared, q_squared = self._p, self._q, self._p_squared, self._q_squared
         h_p, h_q, q_inverse, plaintexts = self._h_p, self._h_q, self._q_inverse, []
-        for c in ciphertexts:
-            m_p = (powmod(c % p_squared, p - 1, p_squared) - 1) // p * h_p % p
-            m_q = (powmod(c % q_squared, q - 1, q_squared) - 1) // q * h_q % q
+        # One call for all powers: it lets other threads have the interpreter meanwhile.
+        powers_p = powmod_base_list([c % p_squared for c in ciphertexts], self._e_p, p_squared)
+        powers_q = powmod_base_list([c % q_squared for c in ciphertexts], self._e_q, q_squared)
+        for power_p, power_q in zip(powers_p, powers_q, strict=True):
+            (l_p, beside_p), (l_q, beside_q) = f_divmod(power_p - 1, p), f_divmod(power_q - 1, q)
+            if beside_p or beside_q:
+                raise PeerError(
+                    "paillier.ciphertext_subgroup",
+                    "A ciphertext from the peer was not made with this node's key.",
+                    remedy="Both nodes must run one version.",
+                )
+            m_p, m_q = l_p * h_p % p, l_q * h_q % q
             plaintexts.append(int(m_q + q * ((m_p - m_q) * q_inverse % p)))
         return plaintexts

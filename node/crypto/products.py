@@ -318,8 +318,12 @@ class RowProducts:
         self._width = digit_bits(self._entry_bits, uses=rows, entry_cost=2.0 * len(self._shifts), entry_bytes=entry_bytes)
         self._digits = -(-self._entry_bits // self._width)
         n, n_squared, start = self._n, self._n_squared, mpz(1)
+        shifted, reached = self._bases, 0
         for shift in self._shifts:
-            shifted = [powmod(base, 1 << shift, n_squared) for base in self._bases]
+            if shift < reached:
+                shifted, reached = self._bases, 0
+            shifted = [powmod(base, 1 << (shift - reached), n_squared) for base in shifted]
+            reached = shift
             powers = [powmod(base, offset, n_squared) for base, offset in zip(shifted, offsets, strict=True)]
             inverses = units([gmpy2.invert(power, n_squared) for power in powers], n)
             for unit, inverse in zip(units(shifted, n), inverses, strict=True):

@@ -11,7 +11,8 @@ to an auditor, with an inclusion proof, and shows nothing of the others, however
 **Data set as loaded** (tag ``isthmus dataset row v1`` and a zero byte), rows in the order of the source::
 
     label (1 byte: 0, 1, or 255 where there is none) || each number: IEEE 754 double, little-endian, NaN as 7ff8000000000000
-    || field(identifier as the source has it) || for each category: field(level)
+    || field(identifier as the source has it) || for each key of the job: field(value as the source has it)
+    || for each category: field(level)
 
 with ``field(x)`` = length of x in 4 bytes, big-endian, then x in UTF-8; numbers and categories each in the order of the job's
 features.
@@ -67,7 +68,9 @@ def salted_root(rows: Iterable[bytes], *, tag: bytes, description: bytes, salt: 
     return tree.root().hex()
 
 
-def dataset_root(table: Table, features: Sequence[str], declared: dict[str, ColumnConfig], *, salt: bytes) -> str:
+def dataset_root(
+    table: Table, features: Sequence[str], declared: dict[str, ColumnConfig], *, salt: bytes, keys: Sequence[str] = ()
+) -> str:
     """The root over the rows of a data set as loaded.
 
     Args:
@@ -75,6 +78,7 @@ def dataset_root(table: Table, features: Sequence[str], declared: dict[str, Colu
         features: names of the job's features, in its order.
         declared: how each column is declared in node.toml, the label's among them: it is part of the description.
         salt: at least 32 secret random bytes.
+        keys: names of the job's keys, in its order; part of the description where there are any.
 
     Returns:
         64 hexadecimal digits.
@@ -87,6 +91,7 @@ def dataset_root(table: Table, features: Sequence[str], declared: dict[str, Colu
             "features": list(features),
             "declared": {name: column.model_dump(mode="json") for name, column in declared.items()},
             "label": table.label is not None,
+            **({"keys": list(keys)} if keys else {}),
         }
     )
     return salted_root(dataset_rows(table, features), tag=_DATASET_TAG, description=description, salt=salt)
@@ -110,6 +115,7 @@ def dataset_rows(table: Table, features: Sequence[str]) -> Iterator[bytes]:
         coded = [([levels[code] for code in codes[part].tolist()]) for codes, levels in categories]
         for place, identifier in enumerate(table.raw_identifiers[part]):
             row = data[place * width : (place + 1) * width] + _field(identifier)
+            row += b"".join([_field(key[first + place]) for key in table.raw_keys])
             yield row + b"".join([texts[place] for texts in coded]) if coded else row
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from node.config import ColumnConfig, DatasetConfig
 from node.data.identifiers import Unfit, normaliser, unfit_identifier
+from node.data.keys import KeyColumn
 from node.data.sources import read_batches
 from node.errors import DataError
 from node.limits import LIMITS
@@ -39,6 +40,9 @@ class Table:
         label: int8 of 0 and 1, (rows,), or None.
         duplicates: rows left out because an earlier row has the same identifier (only where ``duplicates = "first"`` is declared).
         rows_read: rows of the source.
+        keys: of each key that the job names, the normalised value of every row, each value once; empty where the row has none
+            that counts.
+        raw_keys: the same as the source has them.
     """
 
     identifiers: list[str] = field(repr=False)
@@ -48,18 +52,27 @@ class Table:
     duplicates: int
     rows_read: int
     levels: dict[str, list[str]] = field(repr=False, default_factory=dict)
+    keys: list[list[str]] = field(repr=False, default_factory=list)
+    raw_keys: list[list[str]] = field(repr=False, default_factory=list)
 
 
 def load_table(
-    dataset: DatasetConfig, *, features: Sequence[str], label: str | None, normalise: str, most_rows: int = LIMITS.psi_elements
+    dataset: DatasetConfig,
+    *,
+    features: Sequence[str],
+    label: str | None,
+    normalise: str,
+    keys: Sequence[str] = (),
+    most_rows: int = LIMITS.psi_elements,
 ) -> Table:
-    """Read the identifier, the named features and the label of a data set.
+    """Read the identifier, the keys, the named features and the label of a data set.
 
     Args:
         dataset: the data set; each feature and the label are among its declared columns.
         features: names of columns of kind ``number`` or ``category``.
         label: name of a column of kind ``label``, or None on the feature holder.
         normalise: the identifier rule, see :mod:`node.data.identifiers`.
+        keys: names of the data set's keys that customers are to be found by.
         most_rows: bound on the rows read.
 
     Raises:
@@ -72,7 +85,10 @@ def load_table(
     wanted = list(features) + ([label] if label is not None else [])
     readers = {name: _reader(dataset, name) for name in wanted}
     identifiers = _Identifiers(dataset, normaliser(normalise))
-    for batch in read_batches(dataset, [dataset.identifier, *wanted]):
+    joins = [KeyColumn(dataset.name, name, dataset.keys[name]) for name in keys]
+    columns_read = list(dict.fromkeys([dataset.identifier, *(join.config.column for join in joins), *wanted]))
+    place = {name: position for position, name in enumerate(columns_read)}
+    for batch in read_batches(dataset, columns_read):
         first_row = identifiers.rows_read + 1
         if identifiers.rows_read + batch.num_rows > most_rows:
             raise DataError(
@@ -80,9 +96,11 @@ def load_table(
                 f"The data set {dataset.name!r} has more than {most_rows} rows.",
                 remedy="Select fewer customers.",
             )
-        keep = identifiers.add(_identifier_texts(dataset, batch.column(0)))
-        for position, name in enumerate(wanted, start=1):
-            readers[name].add(batch.column(position), first_row, keep)
+        keep = identifiers.add(_identifier_texts(dataset, dataset.identifier, batch.column(0)))
+        for join in joins:
+            join.add(_identifier_texts(dataset, join.config.column, batch.column(place[join.config.column])), first_row, keep)
+        for name in wanted:
+            readers[name].add(batch.column(place[name]), first_row, keep)
     if not identifiers.rows_read:
         raise DataError(
             "data.no_rows",
@@ -100,6 +118,8 @@ def load_table(
         duplicates=identifiers.rows_read - len(identifiers.kept),
         rows_read=identifiers.rows_read,
         levels=levels,
+        keys=[join.result() for join in joins],
+        raw_keys=[join.raw for join in joins],
     )
 
 
@@ -145,13 +165,12 @@ class _Identifiers:
         return keep
 
 
-def _identifier_texts(dataset: DatasetConfig, column: pa.Array) -> list[str | None]:
+def _identifier_texts(dataset: DatasetConfig, name: str, column: pa.Array) -> list[str | None]:
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
         raise DataError(
             "data.identifier_type",
-            f"The identifier column {dataset.identifier!r} of the data set {dataset.name!r} has the type {kind}, not "
-            "text or integer.",
+            f"The identifier column {name!r} of the data set {dataset.name!r} has the type {kind}, not text or integer.",
             remedy="Write it as text: a decimal or floating-point column does not keep identifiers as they were.",
         )
     return column.cast(pa.string()).to_pylist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -23,6 +24,15 @@ class Problem:
     grave: bool = True
 
 
+@dataclass(frozen=True)
+class KeyReport:
+    """A key as ``isthmus-node datasets`` shows it: ``customers`` are those who can be found by it, None where it cannot be read."""
+
+    column: str
+    normalise: str
+    customers: int | None
+
+
 @dataclass
 class DatasetReport:
     """A data set as ``isthmus-node datasets`` shows it."""
@@ -35,6 +45,7 @@ class DatasetReport:
     rows: int | None = None
     customers: int | None = None
     duplicates: int | None = None
+    keys: dict[str, KeyReport] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     @property
@@ -73,6 +84,10 @@ def examine(dataset: DatasetConfig) -> DatasetReport:
         for name in labels:
             _try(dataset, report, [], name)
     report.rows, report.customers, report.duplicates = table.rows_read, len(table.identifiers), table.duplicates
+    for name, key in dataset.keys.items():
+        keyed = _try(dataset, report, [], None, keys=[name])
+        customers = None if keyed is None else sum(map(bool, keyed.keys[0]))
+        report.keys[name] = KeyReport(key.column, key.normalise, customers)
     if table.duplicates and declared.duplicates == "refuse":
         _try(declared, report, [], None)
     elif table.duplicates:
@@ -97,10 +112,16 @@ def examine(dataset: DatasetConfig) -> DatasetReport:
 
 
 def _try(
-    dataset: DatasetConfig, report: DatasetReport, features: list[str], label: str | None, *, keep_problem: bool = True
+    dataset: DatasetConfig,
+    report: DatasetReport,
+    features: list[str],
+    label: str | None,
+    *,
+    keys: Sequence[str] = (),
+    keep_problem: bool = True,
 ) -> Table | None:
     try:
-        return load_table(dataset, features=features, label=label, normalise=dataset.normalise)
+        return load_table(dataset, features=features, label=label, normalise=dataset.normalise, keys=keys)
     except IsthmusError as error:
         if keep_problem:
             report.problems.append(Problem(error.code, error.message, error.remedy))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+from audit.spec import JoinKey
 from audit.strict_toml import nearest
 from node.config import DatasetConfig
 from node.errors import DataError, PolicyError
@@ -63,6 +64,30 @@ def check_label(dataset: DatasetConfig, label: str) -> None:
         )
 
 
+def check_keys(dataset: DatasetConfig, keys: Sequence[JoinKey]) -> None:
+    """Every key that a job names is one that the data set has, under the same rule.
+
+    Raises:
+        PolicyError: ``policy.key_not_offered`` (names the nearest), ``policy.normalise``.
+    """
+    for key in keys:
+        offered = dataset.keys.get(key.name)
+        if offered is None:
+            raise PolicyError(
+                "policy.key_not_offered",
+                f"The data set {dataset.name!r} has no key {key.name!r}.{nearest(key.name, list(dataset.keys))}",
+                remedy=f"Name one of its keys ({listed(dataset.keys)}) in the job's align.keys, or declare this one under "
+                "[dataset.keys] in node.toml.",
+            )
+        if offered.normalise != key.normalise:
+            raise PolicyError(
+                "policy.normalise",
+                f"The job's key {key.name!r} is normalised by {key.normalise!r}; the data set {dataset.name!r} declares "
+                f"{offered.normalise!r}.",
+                remedy="Both nodes must declare the rule that the job names: agree on one with the partner.",
+            )
+
+
 def check_present(dataset: DatasetConfig, wanted: Sequence[str], found: Sequence[str]) -> None:
     """Every declared column is in the source, once.
 
@@ -72,7 +97,8 @@ def check_present(dataset: DatasetConfig, wanted: Sequence[str], found: Sequence
     for name in wanted:
         count = list(found).count(name)
         if count == 0:
-            what = "identifier column" if name == dataset.identifier else "column"
+            identifies = name == dataset.identifier or any(key.column == name for key in dataset.keys.values())
+            what = "identifier column" if identifies else "column"
             raise DataError(
                 "data.missing_column",
                 f"The {what} {name!r} is not in the data set {dataset.name!r}.{nearest(name, found)}",

@@ -29,7 +29,7 @@ from node.engine.inline import InlineEngine
 from node.errors import DataError
 
 Rows = NDArray[np.integer]
-Primes = tuple[PublicKey, int, int]
+Primes = tuple[PublicKey, tuple[int, ...]]
 """What a worker is told of a secret key: see :class:`node.crypto.paillier.SecretKey`."""
 
 SHARD_ROWS = 4096
@@ -43,12 +43,11 @@ POINTS = 1024
 
 
 def _primes(key: SecretKey) -> Primes:
-    return key.public, int(key.p), int(key.q)
+    return key.public, key.numbers()
 
 
 def _key(primes: Primes) -> SecretKey:
-    public, p, q = primes
-    return SecretKey(public, mpz(p), mpz(q))
+    return SecretKey.of(*primes)
 
 
 @lru_cache(maxsize=1)

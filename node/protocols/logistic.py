@@ -56,9 +56,10 @@ from node.protocols.scales import (
     OPENED_WEIGHT_SCALE,
     PENALTY_SCALE,
     PENALTY_WEIGHT_SCALE,
-    PRODUCT_BITS,
     RESIDUAL_SCALE,
     SHORT_BITS,
+    WORD_BYTES,
+    product_bits,
     weight_scale,
 )
 from node.protocols.training import Prepared, RoundShares, TrainingPlan, operands_under, parse_base_rate, weights
@@ -327,19 +328,19 @@ def _gradient(
     """Own shares of g = X'e + n l2 w for the own and the peer's block, modulo 2**SHORT_BITS."""
     own = column_sums(own_matrix, limbs_of_int64(residuals))
     if plan.holds_label:
-        data = receive_values(ch, pb.MaskedResiduals, count=plan.rows, width=PRODUCT_BITS // 8, batch=limits.vector_batch)
-        crossed = column_sums(own_matrix, limbs_of_bytes(data, PRODUCT_BITS // 8))
-        own = [a + b for a, b in zip(own, crossed, strict=True)]
+        data = receive_values(ch, pb.MaskedResiduals, count=plan.rows, width=WORD_BYTES, batch=limits.vector_batch)
+        crossed = column_sums(own_matrix, limbs_of_bytes(data, WORD_BYTES))
+        own = [a - b for a, b in zip(own, crossed, strict=True)]
     else:
         # The feature holder's matrix meets the residual share r itself, which was the label holder's mask: nothing to send
         # that way.
-        masked = subtract_words(residuals, prepared.residual_masks[slot])
-        send_values(ch, pb.MaskedResiduals, masked, width=PRODUCT_BITS // 8, batch=limits.vector_batch)
+        masked = mask_residuals(residuals, prepared.residual_masks[slot])
+        send_values(ch, pb.MaskedResiduals, masked, width=WORD_BYTES, batch=limits.vector_batch)
     own = [a + b for a, b in zip(own, prepared.column_v[slot], strict=True)]
-    result = []
+    result, ring = [], product_bits(plan.rows)
     blocks = ((own, own_weights, plan.holds_label), (prepared.column_u[slot], peer_weights, not plan.holds_label))
     for products, block, has_intercept in blocks:
-        shares = lift(reduce(products, PRODUCT_BITS), PRODUCT_BITS, SHORT_BITS, plan.role)
+        shares = lift(reduce(products, ring), ring, SHORT_BITS, plan.role)
         # Before the first step the penalty's weights are public zeros, not shares that could be cut.
         penalty = _penalty(plan, block) if penalised else [0] * len(block)
         if has_intercept:
@@ -348,14 +349,12 @@ def _gradient(
     return result[0], result[1]
 
 
-def subtract_words(values: NDArray[np.int64], masks: NDArray[np.unsignedinteger]) -> bytes:
-    """values - masks modulo 2**128, little-endian; values int64 (rows,), masks uint8 (rows, 16)."""
-    words = np.ascontiguousarray(masks).view("<u8")
-    low, high = values.view(np.uint64), (values >> np.int64(63)).view(np.uint64)
-    difference = np.empty_like(words)
-    difference[:, 0] = low - words[:, 0]
-    difference[:, 1] = high - words[:, 1] - (low < words[:, 0])
-    return difference.tobytes()
+def mask_residuals(shares: NDArray[np.int64], masks: NDArray[np.uint64]) -> bytes:
+    """m - (e - r), little-endian words: shares e - r in (-2**63, 0] and masks m below 2**63, so no word wraps.
+
+    To the label holder, who knows r, this is m - e: 63 random bits hide a residual of 17.
+    """
+    return (masks - shares.view(np.uint64)).astype("<u8").tobytes()
 
 
 def _penalty(plan: TrainingPlan, block: list[int]) -> list[int]:

@@ -10,6 +10,10 @@ and v_t (at P) with u_t + v_t = M m_t::
 
 In round t, Q sends d = s_t - m_t; M d + v_t at P and u_t at Q are shares of M s_t.  A slot serves once.
 
+All slots of a ciphertext, of all its rows and rounds, are hidden by *one* mask, uniform and STATISTICAL_BITS wider than they are
+together; slot by slot the two shares then sum to the product, or to one more, where the slots below carry.  One unit is 2**-26 of a
+gradient's, and 2**-16 of a lookup's window or less; a mask for each slot would take 41 more bits of every slot.
+
 Each party is P for its own matrix and Q for the other's at the same time, so every function here is symmetric: both send, both
 receive, both work.  A party sends ``Limits.batches_ahead`` batches before it waits for the first of the other's
 (:func:`node.protocols.batches.ahead`), so encryption here, transfer and products there go on at once, and no more batches than
@@ -34,7 +38,7 @@ from node.limits import Limits
 from node.protocols.batches import ahead, receive_ciphertexts, send_ciphertexts
 from node.protocols.channel import Channel, Progress
 from node.protocols.rings import word_mask
-from node.protocols.scales import ENTRY_BITS, ENTRY_OFFSET, PRECONDITIONER_BITS, SlotLayout
+from node.protocols.scales import ENTRY_BITS, ENTRY_OFFSET, PRECONDITIONER_BITS, STATISTICAL_BITS, SlotLayout
 from protos import peer_pb2 as pb
 
 _COLUMNS_AT_ONCE = 64
@@ -57,24 +61,23 @@ class JobKeys:
         return cls(own, peer, OwnerEncryptor(own), Decryptor(own), PeerEncryptor(peer))
 
 
-def _hiding_pattern(layout: SlotLayout, slots: int) -> int:
-    """All bits but the highest of every slot."""
-    return pack_slots([(1 << layout.hiding_bits) - 1] * slots, layout.slot_bits)
-
-
 def _draw_masks(count: int, layout: SlotLayout, slots: int, stream: Stream) -> list[int]:
-    """Packed masks for ``count`` ciphertexts: uniform in every slot, but for its highest bit."""
-    pattern = _hiding_pattern(layout, slots)
-    return [value & pattern for value in stream.bits_many(count, layout.slot_bits * slots)]
+    """Masks for ``count`` ciphertexts of ``slots`` slots in each row."""
+    return stream.bits_many(count, layout.hiding_bits(slots))
+
+
+def _slots_of(plaintexts: Sequence[int], layout: SlotLayout, slots: int, *, opened: bool = False) -> list[list[int]]:
+    """The slots of masks, or of ``opened`` sums of products and masks, one list a ciphertext: by row, then by round."""
+    count = slots * layout.rows
+    return [unpack_slots(value, layout.slot_bits, count, above=STATISTICAL_BITS + opened) for value in plaintexts]
 
 
 def _hide(
     products: Sequence[mpz], keys: JobKeys, layout: SlotLayout, slots: int, *, masks: Stream, noise: Stream
 ) -> tuple[list[mpz], list[list[int]]]:
-    """Add a fresh mask to every slot of every product and re-randomise; also returns the masks, one list of slots a product."""
+    """Add a fresh mask to every product and re-randomise; also returns the masks, one list of slots a product."""
     packed = _draw_masks(len(products), layout, slots, masks)
-    hidden = keys.peer_encryptor.rerandomise(products, noise, add=packed)
-    return hidden, [unpack_slots(value, layout.slot_bits, slots) for value in packed]
+    return keys.peer_encryptor.rerandomise(products, noise, add=packed), _slots_of(packed, layout, slots)
 
 
 def swap_ciphertexts(
@@ -98,19 +101,35 @@ def swap_ciphertexts(
 # ---- X'e: column products ------------------------------------------------------------------------------------------------------
 
 
-def pack_words(masks: NDArray[np.uint8], slot_bits: int) -> list[int]:
-    """One plaintext a row from masks of shape (slots, rows, bytes), little-endian, at byte-aligned slots."""
-    slots, rows, size = masks.shape
-    packed = np.zeros((rows, slots, slot_bits // 8), dtype=np.uint8)
-    packed[:, :, :size] = masks.transpose(1, 0, 2)
-    data, width = packed.tobytes(), slots * slot_bits // 8
+def pack_words(masks: NDArray[np.uint64], slot_bits: int, rows_each: int) -> list[int]:
+    """One plaintext for every ``rows_each`` rows, from masks of shape (slots, rows), at byte-aligned slots."""
+    slots, rows = masks.shape
+    packed = np.zeros((-(-rows // rows_each) * rows_each, slots, slot_bits // 8), dtype=np.uint8)
+    packed[:rows, :, :8] = np.ascontiguousarray(masks.T.astype("<u8")).view(np.uint8).reshape(rows, slots, 8)
+    data, width = packed.tobytes(), rows_each * slots * slot_bits // 8
     return [int.from_bytes(data[i : i + width], "little") for i in range(0, len(data), width)]
 
 
-def _mask_totals(masks: NDArray[np.uint8]) -> list[int]:
-    """sum over rows of each slot's masks; masks as in :func:`pack_words` with a multiple of 4 bytes."""
-    limbs = np.ascontiguousarray(masks).view("<u4").astype(np.uint64).sum(axis=1)
-    return [sum(value << (32 * place) for place, value in enumerate(row)) for row in limbs.tolist()]
+def _mask_totals(masks: NDArray[np.uint64]) -> list[int]:
+    """sum over rows of each slot's masks."""
+    low, high = (masks & np.uint64(0xFFFFFFFF)).sum(axis=1), (masks >> np.uint64(32)).sum(axis=1)
+    return [a + (b << 32) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+
+
+def _side_by_side(entries: NDArray[np.integer], rows_each: int) -> NDArray[np.integer]:
+    """The rows that share a ciphertext side by side in one, zeros for those beyond the last."""
+    padded = np.pad(entries, ((0, -len(entries) % rows_each), (0, 0)))
+    return padded.reshape(-1, rows_each * entries.shape[1])
+
+
+def _own_slots(products: list[list[int]], columns: int, group: int) -> list[list[int]]:
+    """[slot][column] from the slots of products of :func:`_side_by_side` columns.
+
+    Product s * columns + j holds the sum of x_ij m_i over every ``rows_each``-th row i, from the s-th, in the slots of its s-th
+    row; what is in its other slots has no meaning.
+    """
+    rows_each = len(products) // columns
+    return [[sum(products[s * columns + j][s * group + t] for s in range(rows_each)) for j in range(columns)] for t in range(group)]
 
 
 def exchange_column_products(
@@ -118,7 +137,7 @@ def exchange_column_products(
     *,
     keys: JobKeys,
     matrix: NDArray[np.int32],
-    masks: NDArray[np.uint8],
+    masks: NDArray[np.uint64],
     peer_columns: int,
     layout: SlotLayout,
     drbg: Drbg,
@@ -130,41 +149,53 @@ def exchange_column_products(
 
     Args:
         matrix: own X, shape (rows, columns), |entry| <= 8191.
-        masks: own m_t, shape (slots, rows, bytes), little-endian unsigned; below 2**128.
+        masks: own m_t, shape (slots, rows), below 2**63.
         layout: the same on both sides (:func:`node.protocols.scales.column_layout`).
 
     Returns:
         (u, v): u[slot][peer column] as mask holder, v[slot][own column] as matrix holder, modulo 2**layout.ring_bits.
     """
-    slots, rows, _ = masks.shape
+    slots, rows = masks.shape
+    each = layout.rows
     noise, hiding, hiding_noise = (drbg.stream(f"column {what}") for what in ("encryption", "masks", "masks encryption"))
-    modulus, parts = (1 << layout.ring_bits) - 1, list(_parts(rows, limits.ciphertext_batch))
+    modulus, parts = (1 << layout.ring_bits) - 1, list(_parts(rows, each * limits.ciphertext_batch))
     u: list[list[int]] = []
     v: list[list[int]] = []
     for start, group in layout.groups_of(slots):
         chosen = masks[start : start + group]
-        plaintexts = (pack_words(chosen[:, part], layout.slot_bits) for part in parts)
-        encrypted = batches.encrypt(engine, keys.own, plaintexts, noise, expected=rows * layout.groups)
+        plaintexts = (pack_words(chosen[:, part], layout.slot_bits, each) for part in parts)
+        encrypted = batches.encrypt(engine, keys.own, plaintexts, noise, expected=-(-rows // each) * layout.groups)
 
         def send(step: int, encrypted: Iterator[list[mpz]] = encrypted) -> None:
             send_ciphertexts(ch, pb.ColumnMasks, next(encrypted), keys.own.public, first=parts[step].start)
 
-        def receive(step: int, start: int = start, group: int = group) -> tuple[list[mpz], NDArray[np.int32]]:
+        def receive(step: int, start: int = start, group: int = group) -> tuple[list[mpz], NDArray[np.integer]]:
             part = parts[step]
-            theirs = receive_ciphertexts(ch, pb.ColumnMasks, keys.peer, first=part.start, count=part.stop - part.start)
+            count = -(-(part.stop - part.start) // each)
+            theirs = receive_ciphertexts(ch, pb.ColumnMasks, keys.peer, first=part.start, count=count)
             progress("encrypting masks", start * rows + part.stop * group, slots * rows)
-            return theirs, matrix[part] + ENTRY_OFFSET
+            return theirs, _side_by_side(matrix[part] + ENTRY_OFFSET, each)
 
         swapped = ahead(len(parts), limits.batches_ahead, send, receive)
         products = batches.column_products(
-            engine, keys.peer, swapped, columns=matrix.shape[1], entry_bits=ENTRY_BITS, expected_rows=rows
+            engine,
+            keys.peer,
+            swapped,
+            columns=each * matrix.shape[1],
+            entry_bits=ENTRY_BITS,
+            expected_rows=-(-rows // each),
         )
         hidden, added = _hide(products, keys, layout, group, masks=hiding, noise=hiding_noise)
-        answers = swap_ciphertexts(ch, pb.ColumnProducts, hidden, keys.peer, count=peer_columns, key=keys.own.public, limits=limits)
-        sums = [unpack_slots(value, layout.slot_bits, group) for value in batches.decrypt_all(engine, keys.own, answers)]
-        totals = _mask_totals(chosen)
-        u += [[(row[t] - ENTRY_OFFSET * totals[t]) & modulus for row in sums] for t in range(group)]
-        v += [[-row[t] & modulus for row in added] for t in range(group)]
+        answers = swap_ciphertexts(
+            ch, pb.ColumnProducts, hidden, keys.peer, count=each * peer_columns, key=keys.own.public, limits=limits
+        )
+        opened = batches.decrypt_all(engine, keys.own, answers)
+        sums = _own_slots(_slots_of(opened, layout, group, opened=True), peer_columns, group)
+        u += [
+            [(value - ENTRY_OFFSET * total) & modulus for value in row]
+            for row, total in zip(sums, _mask_totals(chosen), strict=True)
+        ]
+        v += [[-value & modulus for value in row] for row in _own_slots(added, matrix.shape[1], group)]
     return u, v
 
 
@@ -238,7 +269,7 @@ def exchange_row_products(
         for part, opened in zip(parts, batches.decrypt(engine, keys.own, swapped), strict=True):
             if opened:
                 start, group = peer_groups[i]
-                sums = [unpack_slots(value, peer_layout.slot_bits, group * peer_layout.rows) for value in opened]
+                sums = _slots_of(opened, peer_layout, group, opened=True)
                 u[start : start + group, part] = _unfold(sums, part.stop - part.start, group, ring)
     # Products were taken with raised entries; and the matrix holder's share is minus the mask.
     totals = np.array([(ENTRY_OFFSET * sum(m)) % 2**64 for m in masks], dtype=np.uint64)
@@ -271,9 +302,10 @@ def _hidden_rows(
 
     def masked() -> Iterator[tuple[list[mpz], list[int]]]:
         for part, items in zip(_parts(rows, batch), products, strict=True):
-            packed = _draw_masks(len(items), layout, group * layout.rows, masks)
-            added = [unpack_slots(value, layout.slot_bits, group * layout.rows) for value in packed]
-            v[start : start + group, part] = _unfold(added, part.stop - part.start, group, word_mask(layout.ring_bits))
+            packed = _draw_masks(len(items), layout, group, masks)
+            v[start : start + group, part] = _unfold(
+                _slots_of(packed, layout, group), part.stop - part.start, group, word_mask(layout.ring_bits)
+            )
             yield items, packed
 
     return batches.rerandomise(engine, keys.peer, masked(), noise, expected=-(-rows // layout.rows))
@@ -349,6 +381,6 @@ def exchange_preconditioner_products(
         if there:
             start, group = peer_groups[i]
             opened = batches.decrypt_all(engine, keys.own, answers)
-            sums = [unpack_slots(value, peer_layout.slot_bits, group) for value in opened]
+            sums = _slots_of(opened, peer_layout, group, opened=True)
             u += [[(row[t] - offset * sum(masks[start + t])) & modulus for row in sums] for t in range(group)]
     return u, v

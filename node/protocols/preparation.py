@@ -31,7 +31,7 @@ from node.protocols.masked_product import (
 from node.protocols.preconditioner import preconditioner
 from node.protocols.scales import (
     FEATURE_SCALE,
-    PRODUCT_BITS,
+    RESIDUAL_BITS,
     RESIDUAL_MARGIN,
     SHORT_BITS,
     column_layout,
@@ -88,7 +88,7 @@ def prepare(
         ch,
         keys=keys,
         matrix=own_matrix,
-        masks=_as_bytes(residual_masks),
+        masks=residual_masks,
         peer_columns=peer_columns,
         layout=column_layout(plaintext_bits=bits, rows=plan.rows, slots=slots),
         drbg=drbg,
@@ -192,6 +192,7 @@ def _exchange_keys(ch: Channel, plan: TrainingPlan, own: SecretKey, limits: Limi
         h_s=int.from_bytes(theirs.h_s),
         minimum_bits=plan.minimum_key_bits,
         own=public,
+        kind=plan.key_kind,
     )
     return JobKeys.of(own, peer)
 
@@ -212,22 +213,13 @@ def _exchange_figures(ch: Channel, plan: TrainingPlan, columns: int, base_rate: 
     return theirs.columns, theirs.base_rate
 
 
-def _residual_masks(plan: TrainingPlan, stream: Stream) -> NDArray[np.unsignedinteger]:
-    """The label holder's residual shares r, or the feature holder's masks m for X_L'e.
+def _residual_masks(plan: TrainingPlan, stream: Stream) -> NDArray[np.uint64]:
+    """The label holder's residual shares r, or the feature holder's masks m for X_L'e; shape (slots, rows).
 
-    r is uniform in [margin, 2**63 - margin) up to 2**-45: 63 random bits, moved inside at both ends.
+    Uniform in [margin, 2**63 - margin) up to 2**-45: 63 random bits, moved inside at both ends.
     """
-    if plan.holds_label:
-        words = stream.uint64((plan.slots, plan.rows)) >> np.uint64(1)
-        return np.clip(words, np.uint64(RESIDUAL_MARGIN), np.uint64((1 << 63) - RESIDUAL_MARGIN - 1))
-    data = np.frombuffer(stream.bytes(plan.slots * plan.rows * PRODUCT_BITS // 8), dtype=np.uint8)
-    return data.reshape(plan.slots, plan.rows, PRODUCT_BITS // 8)
-
-
-def _as_bytes(masks: NDArray[np.unsignedinteger]) -> NDArray[np.uint8]:
-    if masks.dtype == np.uint8:
-        return masks.view(np.uint8)
-    return np.ascontiguousarray(masks.astype("<u8")).view(np.uint8).reshape(*masks.shape, 8)
+    words = stream.uint64((plan.slots, plan.rows)) >> np.uint64(64 - RESIDUAL_BITS)
+    return np.clip(words, np.uint64(RESIDUAL_MARGIN), np.uint64((1 << RESIDUAL_BITS) - RESIDUAL_MARGIN - 1))
 
 
 def _uniform(stream: Stream, slots: int, columns: int, bits: int) -> list[list[int]]:

@@ -45,9 +45,9 @@ from protos.peer_pb2 import DoublyMasked, MaskedPoints, PsiStart
 
 Role = Literal["label_holder", "feature_holder"]
 
-_VALUE = np.dtype(("V", KEPT_BYTES))  # compared as unsigned bytes, first byte first
+VALUE = np.dtype(("V", KEPT_BYTES))  # compared as unsigned bytes, first byte first
 _CHUNK = 1 << 16  # values compared at a time
-_PEER = {"label_holder": "feature holder", "feature_holder": "label holder"}
+PEER_OF = {"label_holder": "feature holder", "feature_holder": "label holder"}
 _SAME_RELEASE = "The other node does not follow the protocol: both sides should run the same release."
 
 
@@ -75,6 +75,9 @@ def align(
     limits: Limits,
     engine: Engine | None = None,
     progress: Progress = silent,
+    key: str = "",
+    found: int = 0,
+    empty: bool = False,
 ) -> Alignment:
     """Find the customers both sides have.
 
@@ -84,10 +87,13 @@ def align(
         job: identity of the job; both sides must name the same, for it enters the hash.
         identifiers: own identifiers, normalised and without duplicates.
         minimum: fewest shared customers this side's policy accepts.
-        drbg: randomness of this attempt; opens ``psi.scalar`` and ``psi.order``.
+        drbg: randomness of this attempt; opens ``psi.scalar`` and ``psi.order``, each with the key's name where there is one.
         limits: ``psi_elements``, ``psi_batch`` (own batches) and ``message_bytes`` (the peer's) are used.
         engine: where identifiers are hashed and masked; None: here.
         progress: told ``("align", elements masked and answered, own size + peer size)`` once a batch.
+        key: name of the identifier where a job tries several (:mod:`node.protocols.joins`); it enters the hash.
+        found: shared customers that other keys found; they count towards the minimum.
+        empty: whether a set may be empty, as it may after other keys.
 
     Raises:
         DataError: ``psi.empty_set`` or ``psi.too_many_elements`` (own set), ``psi.duplicate_identifier``,
@@ -98,46 +104,52 @@ def align(
             ``psi.repeated_element``.
     """
     own_size = len(identifiers)
-    _check_own_size(own_size, limits)
+    check_own_size(own_size, limits, least=0 if empty else 1)
     ch.send(PsiStart(elements=own_size))
-    peer = _Peer(name=_PEER[role], size=ch.recv(PsiStart).elements, limits=limits)
-    peer.check_size()
-    _check_minimum(min(own_size, peer.size), minimum, "The smaller of the two sets has")
+    peer = Peer(name=PEER_OF[role], size=ch.recv(PsiStart).elements, limits=limits)
+    peer.check_size(least=0 if empty else 1)
+    check_minimum(found + min(own_size, peer.size), minimum, "The smaller of the two sets has")
 
-    order = drbg.stream("psi.order").permutation(own_size)
-    masking = _Masking(drbg.stream("psi.scalar").bytes(SCALAR_BYTES), engine or InlineEngine())
-    outgoing = _masked_batches(identifiers, order, _domain_tag(job), masking, limits.psi_batch)
+    order = drbg.stream(_named("psi.order", key)).permutation(own_size)
+    masking = Masking(drbg.stream(_named("psi.scalar", key)).bytes(SCALAR_BYTES), engine or InlineEngine())
+    outgoing = masked_batches(identifiers, order, domain_tag(job, key), masking, limits.psi_batch)
     own, theirs = _exchange(ch, outgoing, own_size, peer, masking, progress)
 
     ranked = np.argsort(own).astype(np.int64, copy=False)
     _check_own_repeats(own, ranked, order, identifiers, peer)
     theirs.sort()
-    _check_peer_repeats(theirs, peer)
-    rows = order[_ranked_matches(own, ranked, theirs)]
-    _check_minimum(len(rows), minimum, "The two sets share")
+    check_peer_repeats(theirs, peer)
+    rows = order[ranked_matches(own, ranked, theirs)]
+    check_minimum(found + len(rows), minimum, "The two sets share")
     return Alignment(rows=rows, own_size=own_size, peer_size=peer.size)
 
 
-def _domain_tag(job: str) -> bytes:
-    return b"isthmus-v1-" + job.encode() + b"-psi-with-" + SUITE
+def domain_tag(job: str, key: str = "", use: str = "psi") -> bytes:
+    """What parts the hashes of one job, key and use from those of all others (RFC 9380, section 3.1)."""
+    return b"isthmus-v1-" + job.encode() + f"-{_named(use, key, '-')}-with-".encode() + SUITE
+
+
+def _named(what: str, key: str, sign: str = " ") -> str:
+    return f"{what}{sign}{key}" if key else what
 
 
 # ---- the exchange ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Masking:
+class Masking:
     """This side's scalar, and where points are multiplied by it."""
 
     scalar: bytes = field(repr=False)
     engine: Engine
 
     def double(self, points: bytes) -> bytes:
+        """The peer's points times the scalar, truncated as they are kept."""
         return batches.blinded_points(self.engine, self.scalar, points, keep=KEPT_BYTES)
 
 
-def _masked_batches(
-    identifiers: Sequence[str], order: NDArray[np.int64], tag: bytes, masking: _Masking, batch: int
+def masked_batches(
+    identifiers: Sequence[str], order: NDArray[np.int64], tag: bytes, masking: Masking, batch: int
 ) -> Iterator[MaskedPoints]:
     """The own list, masked, a message after the other; the engine works ahead on the next ones."""
     size = min(batch, batches.POINTS)
@@ -158,7 +170,7 @@ def _pieces(count: int, batch: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _exchange(
-    ch: Channel, outgoing: Iterator[MaskedPoints], own_size: int, peer: _Peer, masking: _Masking, progress: Progress
+    ch: Channel, outgoing: Iterator[MaskedPoints], own_size: int, peer: Peer, masking: Masking, progress: Progress
 ) -> tuple[NDArray[np.void], NDArray[np.void]]:
     """Both lists of doubly-masked values, in the order in which their single-masked ones were sent."""
     own, theirs = bytearray(), bytearray()  # they grow by what has come, never by what was announced
@@ -180,11 +192,11 @@ def _exchange(
             sent += batch.count
         progress("align", sent + received, own_size + peer.size)
         batch = following
-    return np.frombuffer(own, dtype=_VALUE), np.frombuffer(theirs, dtype=_VALUE)
+    return np.frombuffer(own, dtype=VALUE), np.frombuffer(theirs, dtype=VALUE)
 
 
 @dataclass(frozen=True)
-class _Peer:
+class Peer:
     """What the peer declared, and the checks of what it sends; each comes before memory is taken for it."""
 
     name: str
@@ -192,10 +204,12 @@ class _Peer:
     limits: Limits
 
     def error(self, code: str, reason: str) -> PeerError:
+        """The error of a peer that does not follow the protocol."""
         return PeerError(code, f"The {self.name} {reason}.", remedy=_SAME_RELEASE)
 
-    def check_size(self) -> None:
-        if self.size < 1:
+    def check_size(self, *, least: int = 1) -> None:
+        """Raise ``psi.empty_set`` or ``psi.too_many_elements``."""
+        if self.size < least:
             raise PeerError(
                 "psi.empty_set", f"The {self.name} declared an empty set.", remedy="Ask the other side to check its data set."
             )
@@ -244,10 +258,10 @@ def _same(left: NDArray[np.void], right: NDArray[np.void]) -> NDArray[np.bool_]:
     return pair[:, 0] & pair[:, 1]
 
 
-def _ranked_matches(own: NDArray[np.void], ranked: NDArray[np.int64], theirs: NDArray[np.void]) -> NDArray[np.int64]:
+def ranked_matches(own: NDArray[np.void], ranked: NDArray[np.int64], theirs: NDArray[np.void]) -> NDArray[np.int64]:
     """Positions in ``own`` of the values that ``theirs`` (ascending) holds too, by ascending value; ``ranked`` sorts ``own``."""
-    found = []
-    for start in range(0, len(ranked), _CHUNK):
+    found = [ranked[:0]]
+    for start in range(0, len(ranked) if len(theirs) else 0, _CHUNK):
         index = ranked[start : start + _CHUNK]
         values = own[index]
         place = np.minimum(np.searchsorted(theirs, values), len(theirs) - 1)
@@ -255,7 +269,7 @@ def _ranked_matches(own: NDArray[np.void], ranked: NDArray[np.int64], theirs: ND
     return np.concatenate(found)
 
 
-def _check_peer_repeats(ordered: NDArray[np.void], peer: _Peer) -> None:
+def check_peer_repeats(ordered: NDArray[np.void], peer: Peer) -> None:
     """Refuse a list (ascending) that holds a value twice: the peer sent one point twice, or two that differ by one of low order."""
     for start in range(0, len(ordered) - 1, _CHUNK):
         part = ordered[start : start + _CHUNK + 1]
@@ -264,7 +278,7 @@ def _check_peer_repeats(ordered: NDArray[np.void], peer: _Peer) -> None:
 
 
 def _check_own_repeats(
-    own: NDArray[np.void], ranked: NDArray[np.int64], order: NDArray[np.int64], identifiers: Sequence[str], peer: _Peer
+    own: NDArray[np.void], ranked: NDArray[np.int64], order: NDArray[np.int64], identifiers: Sequence[str], peer: Peer
 ) -> None:
     """Refuse an answer that holds a value twice, unless it was this side that asked twice."""
     for start in range(0, len(ranked) - 1, _CHUNK):
@@ -286,8 +300,9 @@ def _check_own_repeats(
 # ---- sizes -----------------------------------------------------------------------------------------------------------
 
 
-def _check_own_size(size: int, limits: Limits) -> None:
-    if size < 1:
+def check_own_size(size: int, limits: Limits, *, least: int = 1) -> None:
+    """Raise ``psi.empty_set`` or ``psi.too_many_elements`` of the own set."""
+    if size < least:
         raise DataError(
             "psi.empty_set",
             "The own data set has no identifiers to align.",
@@ -301,7 +316,8 @@ def _check_own_size(size: int, limits: Limits) -> None:
         )
 
 
-def _check_minimum(size: int, minimum: int, what: str) -> None:
+def check_minimum(size: int, minimum: int, what: str) -> None:
+    """Raise ``psi.too_few_shared``."""
     if size < minimum:
         raise PolicyError(
             "psi.too_few_shared",

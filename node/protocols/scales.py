@@ -5,7 +5,7 @@ verification counts by it; its names are these.
 
 Notation: an integer ``v`` "at scale s" stands for the real number ``v * 2**-s``.  Shares of short vectors (weights,
 gradients, directions: one entry a column) live modulo ``2**SHORT_BITS``; shares of residual products modulo
-``2**PRODUCT_BITS``; shares of row scores modulo ``2**k``, where ``k`` depends on the key (:class:`Layout`).
+``2**product_bits(n)``; shares of row scores modulo ``2**k``, where ``k`` depends on the key (:func:`score_bits`).
 
 Chance of a wrong result (needed: below 2**-40 in one training).  A share of a ring element is uniform, so converting ``x``
 with |x| < 2**m from shares modulo 2**R to integers, or truncating it, goes wrong with probability at most 2**(m + 1 - R)
@@ -14,7 +14,7 @@ with |x| < 2**m from shares modulo 2**R to integers, or truncating it, goes wron
 =====================================  ======================  =========  ==========================
 value                                  magnitude m             ring R     chance for each conversion
 =====================================  ======================  =========  ==========================
-residual product X'e                   13 + 16 + log2 n        128        2**-71 at n = 2**27
+residual product X'e                   13 + 16 + log2 n        84+log2 n  2**-54
 weights at W_SCALE                     76 + log2 n + 8         192        2**-80 at n = 2**27
 penalty n l2 w before truncation       40 + 8 + 30 + log2 n    192        2**-86 at n = 2**27
 inner products g'p                     72 + 2 log2 n + 10      192        2**-55 at n = 2**27
@@ -24,8 +24,11 @@ With fewer than 2**13 such conversions in a training, the sum stays below 2**-40
 purpose: only the index of the lookup is wanted, and it wraps with the lookup's own range.
 
 Hiding.  Where a value can't be hidden by a uniform ring element it is hidden statistically, by a mask at least
-STATISTICAL_BITS wider: the slots of masked products, and the residual share r (63 bits against residuals of 16: 46 bits for
-each value).
+STATISTICAL_BITS wider: the slots of a ciphertext of masked products, by one mask for all of them; and residuals, by the
+label holder's share r and the feature holder's mask m (63 bits against residuals of 17: 46 bits for each value).
+
+Carries.  As the slots of a ciphertext share one mask, the two shares of a product sum to it, or to one unit more for every
+row of the ciphertext: of a residual product that is 2**-26, of a row score 2**(1 - k) of its range, of n p 2**-46.
 """
 
 from __future__ import annotations
@@ -34,16 +37,18 @@ from audit.layout import (
     ENTRY_BITS,
     PLAINTEXT_HEADROOM,
     PRECONDITIONER_BITS,
-    PRODUCT_BITS,
+    RESIDUAL_BITS,
     SCORE_BITS_MAX,
     SCORE_BITS_MIN,
     SHORT_BITS,
     SPARE_SLOTS,
     STATISTICAL_BITS,
+    WORD_BYTES,
     SlotLayout,
     column_layout,
     log2_ceil,
     preconditioner_layout,
+    product_bits,
     score_bits,
     score_layout,
 )
@@ -63,7 +68,7 @@ __all__ = [
     "PRECONDITIONER_BITS",
     "PRECONDITIONER_RIDGE_BITS",
     "PRECONDITIONER_SCALE",
-    "PRODUCT_BITS",
+    "RESIDUAL_BITS",
     "RESIDUAL_MARGIN",
     "RESIDUAL_SCALE",
     "SCORE_BITS_MAX",
@@ -72,10 +77,12 @@ __all__ = [
     "SPARE_SLOTS",
     "STATISTICAL_BITS",
     "STEP_SCALE",
+    "WORD_BYTES",
     "SlotLayout",
     "column_layout",
     "log2_ceil",
     "preconditioner_layout",
+    "product_bits",
     "score_bits",
     "score_layout",
     "step_scale",

@@ -17,12 +17,13 @@ import numpy as np
 from gmpy2 import mpz
 from numpy.typing import NDArray
 
+from audit.layout import KeyKind
 from node.crypto.paillier import PublicKey, SecretKey
 from node.errors import PeerError
 from node.protocols.lookup import IndexHolder, TableHolder
 from node.protocols.masked_product import JobKeys
 from node.protocols.rings import Role, array_to_ints, combine, ints_to_array
-from node.protocols.scales import PRODUCT_BITS, SHORT_BITS, SPARE_SLOTS, step_scale, weight_scale
+from node.protocols.scales import SHORT_BITS, SPARE_SLOTS, product_bits, step_scale, weight_scale
 
 Arrays = dict[str, NDArray[np.generic]]
 
@@ -40,6 +41,7 @@ class TrainingPlan:
         rounds: most rounds of the training.
         key_bits: size of the Paillier moduli.
         minimum_key_bits: smallest modulus accepted from the peer.
+        key_kind: of both parties' keys.
         lookup_entries: N of the 1-of-N lookups.
         rows: training rows.
     """
@@ -52,6 +54,7 @@ class TrainingPlan:
     minimum_key_bits: int
     lookup_entries: int
     rows: int
+    key_kind: KeyKind = "standard"
 
     @property
     def slots(self) -> int:
@@ -81,6 +84,9 @@ def logit_at_scale(rate: Fraction, scale: int) -> int:
         return int(gmpy2.rint(gmpy2.log(gmpy2.mpfr(gmpy2.mpq(odds.numerator, odds.denominator))) * (mpz(1) << scale)))
 
 
+_SECRET_NUMBERS = ("p", "q", "order_p", "order_q")
+
+
 def _matrix_to_array(rows: Sequence[Sequence[int]], bits: int) -> NDArray[np.uint8]:
     return np.stack([ints_to_array(row, bits) for row in rows])
 
@@ -105,8 +111,8 @@ class Prepared:
         own_columns, peer_columns: encoded columns, the label holder's intercept counted.
         base_rate: as disclosed.
         score_bits: k, the ring of row scores.
-        residual_masks: label holder: its residual shares r, uint64 (slots, rows); feature holder: m for X_L'e, uint8
-            (slots, rows, 16). column_u, column_v: [slot][peer column], [slot][own column] modulo 2**PRODUCT_BITS.
+        residual_masks: uint64 (slots, rows); the label holder's residual shares r, the feature holder's masks m for X_L'e.
+        column_u, column_v: [slot][peer column], [slot][own column] modulo 2**product_bits(rows).
         score_masks: [slot - 1][peer column] modulo 2**score_bits; score_u, score_v: uint64 (slots - 1, rows).
         preconditioner: own P; gradient_masks, gradient_u, gradient_v: [slot][column] modulo 2**SHORT_BITS.
         lookup: this party's half of the base oblivious transfers.
@@ -118,7 +124,7 @@ class Prepared:
     peer_columns: int
     base_rate: str
     score_bits: int
-    residual_masks: NDArray[np.unsignedinteger] = field(repr=False)
+    residual_masks: NDArray[np.uint64] = field(repr=False)
     column_u: list[list[int]] = field(repr=False)
     column_v: list[list[int]] = field(repr=False)
     score_masks: list[list[int]] = field(repr=False)
@@ -143,16 +149,15 @@ class Prepared:
     def to_arrays(self) -> Arrays:
         """Named arrays that hold all of it (secret)."""
         arrays: Arrays = {
-            "p": _number(self.own.p),
-            "q": _number(self.own.q),
+            **dict(zip(_SECRET_NUMBERS, map(_number, self.own.numbers()), strict=False)),
             "h_s": _number(self.own.public.h_s),
             "peer_n": _number(self.peer.n),
             "peer_h_s": _number(self.peer.h_s),
             "sizes": np.array([self.own_columns, self.peer_columns, self.score_bits, self.own.public.bits, self.peer.bits]),
             "base_rate": np.frombuffer(self.base_rate.encode(), dtype=np.uint8),
             "residual_masks": self.residual_masks,
-            "column_u": _matrix_to_array(self.column_u, PRODUCT_BITS),
-            "column_v": _matrix_to_array(self.column_v, PRODUCT_BITS),
+            "column_u": _matrix_to_array(self.column_u, product_bits(self.residual_masks.shape[1])),
+            "column_v": _matrix_to_array(self.column_v, product_bits(self.residual_masks.shape[1])),
             "score_masks": np.array(self.score_masks, dtype=np.uint64),
             "score_u": self.score_u,
             "score_v": self.score_v,
@@ -168,12 +173,14 @@ class Prepared:
     def from_arrays(cls, arrays: Mapping[str, NDArray]) -> Prepared:
         """Inverse of :meth:`to_arrays`."""
         own_columns, peer_columns, score_bits, own_bits, peer_bits = (int(v) for v in arrays["sizes"])
-        p, q = mpz(_as_int(arrays["p"])), mpz(_as_int(arrays["q"]))
+        numbers = [_as_int(arrays[name]) for name in _SECRET_NUMBERS if name in arrays]
+        kind: KeyKind = "standard" if len(numbers) == 2 else "short-order"
+        n = mpz(numbers[0]) * numbers[1]
         holder = TableHolder if bool(arrays["table_holder"][0]) else IndexHolder
         lookup = {name.removeprefix("lookup_"): array for name, array in arrays.items() if name.startswith("lookup_")}
         return cls(
-            own=SecretKey(public=PublicKey(n=p * q, h_s=mpz(_as_int(arrays["h_s"])), bits=own_bits), p=p, q=q),
-            peer=PublicKey(n=mpz(_as_int(arrays["peer_n"])), h_s=mpz(_as_int(arrays["peer_h_s"])), bits=peer_bits),
+            own=SecretKey.of(PublicKey(n=n, h_s=mpz(_as_int(arrays["h_s"])), bits=own_bits, kind=kind), numbers),
+            peer=PublicKey(n=mpz(_as_int(arrays["peer_n"])), h_s=mpz(_as_int(arrays["peer_h_s"])), bits=peer_bits, kind=kind),
             own_columns=own_columns,
             peer_columns=peer_columns,
             base_rate=arrays["base_rate"].tobytes().decode(),

@@ -25,6 +25,10 @@ BASE_RATE = "protocols.md: base rate"
 INNER_PRODUCTS = "protocols.md: inner products"
 WEIGHTS = "protocols.md: weights"
 BANDS = "protocols.md: score bands"
+BY_KEY = "protocols.md: by which key each was found"
+SIZE = "protocols.md: size of the intersection"
+TO_PARTNER = "spec: count.tell_partner"
+COUNT_TO_COORDINATOR = "spec: count.tell_coordinator"
 TO_FEATURE_HOLDER = "spec: disclose.aggregates_to_feature_holder"
 TO_COORDINATOR = "spec: disclose.aggregates_to_coordinator"
 
@@ -49,7 +53,12 @@ class Disclosure:
 
 @dataclass(frozen=True)
 class Facts:
-    """The few plain figures a finished step leaves: what a report to the coordinator may hold."""
+    """The few plain figures a finished step leaves: what a report to the coordinator may hold, and what the peer learned.
+
+    ``intersection``: in a count, what the coordinator is told of it.  ``by_key``: of each key of the job, the own identifiers
+    brought and the customers found.  ``told``: at the learner of a count, what may be told of the number; 0 for "below the
+    minimum".
+    """
 
     set_size: int = 0
     intersection: int = 0
@@ -59,6 +68,8 @@ class Facts:
     base_rate: str = ""
     inner_products: Sequence[float] = field(default=())
     metrics: Metrics | None = None
+    by_key: Sequence[tuple[int, int]] = field(default=())
+    told: int | None = None
 
 
 def item_salt(stream: Stream | None) -> str:
@@ -87,7 +98,9 @@ def of_step(step: str, *, spec: JobSpec, me: str, sent: Mapping[str, int], facts
         found.append(Disclosure(what, to, count, clause, str(value)))
 
     if step == "align":
-        _align(add, peer, coordinator, sent, facts)
+        _align(add, spec, peer, sent, facts)
+    elif step == "count":
+        _count(add, spec, peer, sent, facts)
     elif step == "prepare" and sent.get("JobFigures"):
         for to in (peer, coordinator) if facts else (peer,):
             add("columns", to, 1, SIZES, facts.columns if facts else "")
@@ -104,9 +117,12 @@ def of_step(step: str, *, spec: JobSpec, me: str, sent: Mapping[str, int], facts
     return found
 
 
-def _align(add: Any, peer: str, coordinator: str, sent: Mapping[str, int], facts: Facts | None) -> None:
+def _align(add: Any, spec: JobSpec, peer: str, sent: Mapping[str, int], facts: Facts | None) -> None:
+    coordinator = spec.coordinator
     if sent.get("PsiStart"):
         add("set_size", peer, 1, SIZES, facts.set_size if facts else "")
+        if spec.align.keys:
+            add("by_key", peer, sent["PsiStart"], BY_KEY, json.dumps([list(pair) for pair in facts.by_key]) if facts else "")
     if sent.get("FilterState"):
         add("filter_version", peer, 1, FILTER)
     if facts:
@@ -122,6 +138,21 @@ def _align(add: Any, peer: str, coordinator: str, sent: Mapping[str, int], facts
         add("shared_number", peer, 1, SHARED)
         if sent.get("SharedValues"):
             add("shared_customers_at_most", peer, sent["SharedValues"], SHARED)
+
+
+def _count(add: Any, spec: JobSpec, peer: str, sent: Mapping[str, int], facts: Facts | None) -> None:
+    if sent.get("PsiStart"):
+        for to in (peer, spec.coordinator) if facts else (peer,):
+            add("set_size", to, 1, SIZES, facts.set_size if facts else "")
+    if sent.get("SortedDoublyMasked"):
+        add("intersection_size", peer, 1, SIZE)  # the value is the learner's alone to know
+    told = ""
+    if facts and facts.told is not None:
+        told = str(facts.told) if facts.told else f"below {spec.align.minimum}"
+    if sent.get("IntersectionSize"):
+        add("rounded_size", peer, 1, TO_PARTNER, told)
+    if told and spec.count.tell_coordinator:
+        add("rounded_size", spec.coordinator, 1, COUNT_TO_COORDINATOR, told)
 
 
 def _evaluate(add: Any, spec: JobSpec, me: str, sent: Mapping[str, int], facts: Facts | None) -> None:

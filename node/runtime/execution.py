@@ -257,7 +257,9 @@ class Execution:
     def _context(self, seed: Seed) -> steps.StepContext:
         parts, labels, spec = self._parts, self.labels, self._spec
         dataset = parts.config.dataset_named(spec.party(self._me).dataset)
-        label = spec.label.column if spec.label_holder.name == self._me else None
+        label, keys = spec.label_of(self._me), [key.name for key in spec.align.keys]
+        # Where the job names its keys, the identifier only parts the own rows from each other.
+        rule = dataset.normalise if keys else spec.align.normalise
         features = spec.party(self._me).features
 
         def progress(phase: str, done: int, total: int) -> None:
@@ -293,7 +295,7 @@ class Execution:
             bounds=Bounds.of(parts.policy, parts.config),
             numbers=Numbers(self._start.coefficients, self._start.lookup_range),
             commit=commit,
-            load=lambda: load_table(dataset, features=features, label=label, normalise=spec.align.normalise),
+            load=lambda: load_table(dataset, features=features, label=label, normalise=rule, keys=keys),
             keep=keep,
             limits=parts.limits,
             progress=progress,

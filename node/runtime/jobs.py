@@ -29,10 +29,11 @@ from node.config import NodeConfig
 from node.engine import Engine
 from node.errors import IsthmusError, PolicyError, TransportError, UsageError, VerificationError
 from node.limits import LIMITS, Limits
-from node.policy import Policy, check_spec
+from node.policy import Decision, Policy, check_spec
 from node.runtime import relations
 from node.runtime.approving import author_of, not_approved, verify_decision
 from node.runtime.cosigning import CosignedLog
+from node.runtime.counting import check_budget
 from node.runtime.disclosures import receipt
 from node.runtime.execution import Connect, Execution
 from node.runtime.journal import Log, StepLabels
@@ -40,7 +41,7 @@ from node.runtime.observe import SILENT, Observer
 from node.runtime.retention import Sweeper, on_job_end
 from node.runtime.seeds import draw_seed
 from node.runtime.step_order import check_order
-from node.runtime.steps import ORDER
+from node.runtime.steps import ORDERS
 from node.runtime.store import FINAL, TRANSITIONS, JobRow, SignedDecision, StepRow, Store
 from node.transport.errors import is_code
 from operations.logs import Line, fault
@@ -151,7 +152,7 @@ class Jobs:
         self._check_room(offer.job)
         spec = parse_spec(data)
         try:
-            allowed = check_spec(spec, config=parts.config, policy=parts.policy, partners=parts.partners)
+            allowed = self._allowed(spec)
         except IsthmusError as error:
             self._refuse(offer, spec, error)
             return
@@ -162,6 +163,17 @@ class Jobs:
             short = offer.job[:12]
             wait = f"job {short} waits for approval: isthmus-node show {short}, then isthmus-node approve {short}"
             self._notify(Line(wait, job=offer.job))
+
+    def _allowed(self, spec: JobSpec) -> Decision:
+        """What the policy says of a job now.  Raises what :func:`check_spec` and :func:`check_budget` raise."""
+        parts = self._parts
+        allowed = check_spec(spec, config=parts.config, policy=parts.policy, partners=parts.partners)
+        self._check_budget(spec)
+        return allowed
+
+    def _check_budget(self, spec: JobSpec) -> None:
+        parts = self._parts
+        check_budget(spec, me=parts.identity.name, policy=parts.policy, store=parts.store, now=parts.clock())
 
     def _check_room(self, job: str) -> None:
         """Whether another job may be taken in.  Raises ``PolicyError`` ``job.too_many``."""
@@ -182,9 +194,7 @@ class Jobs:
         elif known.state == "waiting" and known.code:
             self.decide(known.job, decision="reject", by="policy", code=known.code)
         elif known.state == "waiting":
-            spec = parse_spec(known.spec.encode())
-            parts = self._parts
-            allowed = check_spec(spec, config=parts.config, policy=parts.policy, partners=parts.partners)
+            allowed = self._allowed(parse_spec(known.spec.encode()))
             if allowed.auto_rule is not None:
                 self.decide(known.job, decision="approve", by=f"policy: {allowed.auto_rule}")
         else:
@@ -276,7 +286,7 @@ class Jobs:
             statement = approval_statement(job=job, party=name, peer=peer, decision=decision, by=by, time=parts.now())
             own = SignedDecision(statement.decode(), parts.identity.log_key.sign(statement).hex())
             if decision == "approve":
-                check_spec(spec, config=parts.config, policy=parts.policy, partners=parts.partners)
+                self._allowed(spec)
                 seed = draw_seed(parts.store.files(job), job=job, identity=parts.identity)
                 parts.log.append("commitment", job=job, what="seed", sha256=seed.commitment)
             self._log_approval(job, own)
@@ -332,6 +342,7 @@ class Jobs:
             VerificationError: ``job.spec_mismatch`` (the stored specification is not the one both approved), ``job.not_approved``;
                 ``witness.forked``, ``witness.rolled_back``: the peer's or the coordinator's log does not continue what was
                 cosigned.
+            PolicyError: ``policy.count_period``.
         """
         row, spec = self._known(labels.job)
         if row.state in FINAL:
@@ -344,6 +355,7 @@ class Jobs:
         if self._parts.cosigning is not None:
             self._parts.cosigning.check_trusted(spec.peer_of(self._parts.identity.name).name, spec.coordinator)
         check_order(labels, spec, self._parts.store.steps(labels.job))
+        self._check_budget(spec)
         return spec
 
     def _report_outcome(self, row: StepRow) -> None:
@@ -354,7 +366,8 @@ class Jobs:
 
     def report_failure(self, labels: StepLabels, code: str) -> None:
         """Tell the coordinator that an attempt failed: the code alone.  What is no step of any job it cannot hear."""
-        if labels.step not in ORDER or (labels.round > 0) != (labels.step == "round") or not _HASH.fullmatch(labels.job):
+        known = {step for steps in ORDERS.values() for step in steps}
+        if labels.step not in known or (labels.round > 0) != (labels.step == "round") or not _HASH.fullmatch(labels.job):
             return
         self._report(control_pb2.Report(step_failed=control_pb2.StepFailed(**labels.fields(), code=code)))
 

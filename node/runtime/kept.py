@@ -148,6 +148,8 @@ def write_table(files: JobFiles, attempt: int, table: Table, features: Sequence[
         arrays[f"column_{place}"] = table.columns[name]
         if name in table.levels:
             arrays |= {f"levels_{place}_{key}": array for key, array in texts_to_arrays(table.levels[name]).items()}
+    for place, key in enumerate(table.raw_keys):
+        arrays |= {f"key_{place}_{part}": array for part, array in texts_to_arrays(key).items()}
     if table.label is not None:
         arrays["label"] = table.label
     buffer = io.BytesIO()
@@ -163,8 +165,12 @@ def write_table(files: JobFiles, attempt: int, table: Table, features: Sequence[
     files.write(name, data)
 
 
-def read_table(files: JobFiles, attempt: int, features: Sequence[str], normalise: str) -> tuple[Table, dict[str, ColumnConfig]]:
+def read_table(
+    files: JobFiles, attempt: int, features: Sequence[str], normalise: str, keys: Sequence[str] = ()
+) -> tuple[Table, dict[str, ColumnConfig]]:
     """A kept data set, its identifiers normalised anew, and how its columns were declared.
+
+    ``keys`` are the rules of the job's keys, in its order.
 
     Raises:
         DataError: ``kept.unreadable``.
@@ -176,6 +182,8 @@ def read_table(files: JobFiles, attempt: int, features: Sequence[str], normalise
         declared = {column: ColumnConfig.model_validate(fields) for column, fields in head["declared"].items()}
         raw = texts_from_arrays(_texts(arrays, "identifiers"))
         rule = normaliser(normalise)
+        key_rules = [normaliser(key) for key in keys]
+        raw_keys = [texts_from_arrays(_texts(arrays, f"key_{place}")) for place in range(len(keys))]
         table = Table(
             identifiers=[rule(text) for text in raw],
             raw_identifiers=raw,
@@ -188,10 +196,13 @@ def read_table(files: JobFiles, attempt: int, features: Sequence[str], normalise
                 for place, feature in enumerate(features)
                 if f"levels_{place}_ends" in arrays
             },
+            keys=[[each(text) if text else "" for text in texts] for each, texts in zip(key_rules, raw_keys, strict=True)],
+            raw_keys=raw_keys,
         )
     except (DataError, KeyError, ValueError, TypeError, ValidationError, Unfit, zipfile.BadZipFile):
         raise DataError("kept.unreadable", f"The kept data set {files.folder / name} is damaged.") from None
-    if any(len(column) != len(raw) for column in [*table.columns.values(), *([] if table.label is None else [table.label])]):
+    lengths = {len(column) for column in (*table.columns.values(), *([] if table.label is None else [table.label]))}
+    if (lengths | {len(key) for key in raw_keys}) - {len(raw)}:
         raise DataError("kept.unreadable", f"The kept data set {files.folder / name} is damaged: its columns differ in length.")
     return table, declared
 

@@ -158,9 +158,9 @@ class NodeJob:
         """See :class:`audit.replay.JobPremises`."""
         name = attempt.name
         labels = StepLabels(self.job, name.step, name.round, name.attempt)
-        load_from = name.attempt if name.step == "align" else self.aligned_in
+        load_from = name.attempt if name.step in ("align", "count") else self.aligned_in
         dataset, table = self._dataset(), None
-        if name.step in ("align", "prepare"):
+        if name.step in ("align", "count", "prepare"):
             table, dataset = self._kept_table(load_from)
 
         def load() -> Table:
@@ -208,8 +208,10 @@ class NodeJob:
         kept = kept_files(self.files)
         if not kept.has(table_name(attempt)):
             raise ReplayMissing("The data set as it was aligned was not kept.")
+        keys = [key.normalise for key in self.spec.align.keys]
+        rule = "exact" if keys else self.spec.align.normalise  # with keys, nobody is found by the identifier
         try:
-            table, declared = read_table(kept, attempt, self.spec.party(self.me).features, self.spec.align.normalise)
+            table, declared = read_table(kept, attempt, self.spec.party(self.me).features, rule, keys)
         except DataError as error:
             raise ReplayMissing(error.message) from None
         return table, self._dataset(declared)

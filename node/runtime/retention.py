@@ -23,7 +23,7 @@ from node.runtime.store import FINAL, Store
 
 _log = logging.getLogger("isthmus.node.retention")
 
-RESULTS = frozenset({"model.json", "metrics.json", "disclosures.json"})
+RESULTS = frozenset({"model.json", "metrics.json", "count.json", "disclosures.json"})
 """What a node's own commands show of a job that ended."""
 MEMBERS = "align.npz"
 """Which customers were shared: kept with a model."""

@@ -214,6 +214,7 @@ def policy_fields(policy: Policy, config: NodeConfig) -> dict[str, Any]:
         "rounds_max": limits.rounds_max,
         "bands_max": limits.bands_max,
         "small_keys": int(config.unsafe.small_keys),
+        "short_order_keys": int("short-order" in limits.key_kinds),
         "retention": policy.retention.text,
         "filters": filters,
     }

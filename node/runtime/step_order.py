@@ -1,4 +1,7 @@
-"""Which step of a job is due: align, prepare, the rounds, finish, evaluate, each once and again only after a failure."""
+"""Which step of a job is due: align, prepare, the rounds, finish, evaluate, each once and again only after a failure.
+
+A count has one step.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Sequence
 from audit.spec import JobSpec
 from node.errors import UsageError
 from node.runtime.journal import StepLabels
-from node.runtime.steps import ORDER
+from node.runtime.steps import ORDER, ORDERS
 from node.runtime.store import StepRow
 
 ATTEMPTS_MAX = 16
@@ -20,8 +23,10 @@ def check_order(labels: StepLabels, spec: JobSpec, rows: Sequence[StepRow]) -> N
     Raises:
         UsageError: ``job.unknown_step``, ``job.step_order``, ``job.too_many_attempts``.
     """
-    if labels.step not in ORDER:
-        raise UsageError("job.unknown_step", f"This node knows no step {labels.step!r}.", remedy="Update the older side.")
+    if labels.step not in ORDERS[spec.kind]:
+        raise UsageError(
+            "job.unknown_step", f"This node knows no step {labels.step!r} of a {spec.kind} job.", remedy="Update the older side."
+        )
     in_round = labels.step == "round"
     if not (1 <= labels.round <= spec.model.rounds if in_round else labels.round == 0):
         raise UsageError("job.step_order", f"{labels.step} cannot have the round {labels.round}.")
@@ -29,6 +34,8 @@ def check_order(labels: StepLabels, spec: JobSpec, rows: Sequence[StepRow]) -> N
         raise UsageError(
             "job.too_many_attempts", f"{labels.step} is not tried more than {ATTEMPTS_MAX} times.", remedy="Submit a new job."
         )
+    if spec.kind == "count":
+        return  # its only step
     place = _place(labels.step, labels.round)
     done = {_place(row.step, row.round) for row in rows if row.state == "done"}
     furthest = max((_place(row.step, row.round) for row in rows), default=(0, 0))

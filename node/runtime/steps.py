@@ -1,6 +1,7 @@
 """What each step of a job calls, and what it reads and leaves in the job's folder.
 
     align      reads the data set                              leaves align.npz
+    count      reads the data set; the job's only step         leaves count.json, where this node is told something
     prepare    reads the data set again, align                 leaves encoded.npz, columns.json, prepared.npz
     round t    reads encoded, prepared, rounds 1 .. t - 1      leaves round-<t>.npz
     finish     reads encoded, prepared, all rounds             leaves weights.npz, model.json
@@ -32,9 +33,9 @@ from node.data.commitment import SALT_BYTES, dataset_root, encoded_root, key_dig
 from node.data.encoding import EncodedColumn, encode, model_columns
 from node.data.load import Table
 from node.engine import Engine
-from node.errors import DataError, UsageError
+from node.errors import DataError, PolicyError, UsageError
 from node.limits import Limits
-from node.protocols import logistic, preparation, psi, psi_filter, scoring
+from node.protocols import joins, logistic, preparation, psi, psi_count, psi_filter, scoring
 from node.protocols.channel import Channel, Progress
 from node.protocols.filter_state import Setting
 from node.protocols.metrics import Metrics, check_two_classes
@@ -48,7 +49,9 @@ Role = Literal["label_holder", "feature_holder"]
 Arrays = Mapping[str, NDArray]
 
 ORDER = ("align", "prepare", "round", "finish", "evaluate")
-"""The steps of a job; only ``round`` has rounds, from 1."""
+"""The steps of a training; only ``round`` has rounds, from 1."""
+ORDERS = {"train": ORDER, "count": ("count",)}
+"""The steps of each kind of job."""
 
 
 class Commit(Protocol):
@@ -130,61 +133,121 @@ def _align(ctx: StepContext, ch: Channel) -> StepResult:
     root = _dataset_root(ctx, table, salt)
     ctx.keep(table)
     ctx.commit("dataset", root, rows=len(table.identifiers))
-    alignment, outcome = _aligned(ctx, ch, table.identifiers)
+    alignment, by_key, outcome = _shared(ctx, ch, table)
     rows = np.asarray(alignment.rows, dtype=np.int64)
     train, held_out = split_rows(ctx.job, len(rows), ctx.spec.model)
     raw = [table.raw_identifiers[row] for row in rows]
     facts = Facts(
-        set_size=alignment.own_size, intersection=len(rows), rows_train=int(train.sum()), rows_holdout=int(held_out.sum())
+        set_size=alignment.own_size,
+        intersection=len(rows),
+        rows_train=int(train.sum()),
+        rows_holdout=int(held_out.sum()),
+        by_key=by_key,
     )
     bound = {"salt": np.frombuffer(salt, dtype=np.uint8), "root": np.frombuffer(bytes.fromhex(root), dtype=np.uint8)}
     arrays = {"rows": rows, "train": train, "holdout": held_out, **bound, **texts_to_arrays(raw)}
     return StepResult(facts, {"align.npz": arrays}, outcome)
 
 
-def _aligned(ctx: StepContext, ch: Channel, identifiers: Sequence[str]) -> tuple[psi.Alignment, Outcome | None]:
-    """The shared customers, by the job's method."""
-    if ctx.relation is None:
+def _shared(
+    ctx: StepContext, ch: Channel, table: Table
+) -> tuple[psi.Alignment | joins.Join, Sequence[tuple[int, int]], Outcome | None]:
+    """The shared customers; where the job names its keys, what each brought and found; what a published filter keeps."""
+    if ctx.relation is not None:
+        outcome = _by_filter(ctx, ch, ctx.relation, table.identifiers)
+        return outcome.alignment, (), outcome
+    if not ctx.spec.align.keys:
         alignment = psi.align(
             ch,
             role=ctx.role,
             job=ctx.job,
-            identifiers=identifiers,
+            identifiers=table.identifiers,
             minimum=ctx.minimum_shared,
             drbg=ctx.drbg,
             limits=ctx.limits,
             engine=ctx.engine,
             progress=ctx.progress,
         )
-        return alignment, None
+        return alignment, (), None
+    join = joins.join(
+        ch,
+        role=ctx.role,
+        job=ctx.job,
+        keys=[joins.Key(key.name, values) for key, values in zip(ctx.spec.align.keys, table.keys, strict=True)],
+        minimum=ctx.minimum_shared,
+        drbg=ctx.drbg,
+        limits=ctx.limits,
+        engine=ctx.engine,
+        progress=ctx.progress,
+    )
+    return join, join.by_key, None
+
+
+def _by_filter(ctx: StepContext, ch: Channel, relation: Relation, identifiers: Sequence[str]) -> Outcome:
     setting = Setting(
-        relation=ctx.relation.identity,
+        relation=relation.identity,
         identifiers=identifiers,
         minimum=ctx.minimum_shared,
         drbg=ctx.drbg,
         engine=ctx.engine,
         limits=ctx.limits,
-        terms=ctx.relation.terms,
+        terms=relation.terms,
         commit=ctx.commit,
         progress=ctx.progress,
     )
-    if ctx.relation.publishes:
-        outcome = psi_filter.publish(
-            ch, setting, state=ctx.relation.published, reserve=ctx.relation.reserve, save=ctx.relation.save
+    if relation.publishes:
+        return psi_filter.publish(ch, setting, state=relation.published, reserve=relation.reserve, save=relation.save)
+    return psi_filter.query(ch, setting, state=relation.held)
+
+
+# ---- count ----------------------------------------------------------------------------------------------------------------------
+
+
+def _count(ctx: StepContext, ch: Channel) -> StepResult:
+    spec, learns = ctx.spec, ctx.spec.learner == ctx.me
+    minimum = spec.align.minimum
+    if ctx.minimum_shared > minimum:  # the policy is another one than when the job was approved
+        raise PolicyError(
+            "policy.minimum_intersection",
+            f"The job's align.minimum is {minimum}; policy limits.minimum_intersection is {ctx.minimum_shared}.",
+            remedy="Submit the job with a minimum that both policies allow.",
         )
-    else:
-        outcome = psi_filter.query(ch, setting, state=ctx.relation.held)
-    return outcome.alignment, outcome
+    table = ctx.load()
+    salt = ctx.drbg.stream("dataset salt").bytes(SALT_BYTES)
+    ctx.keep(table)
+    ctx.commit("dataset", _dataset_root(ctx, table, salt), rows=len(table.identifiers))
+    counted = psi_count.count(
+        ch,
+        role=ctx.role,
+        learns=learns,
+        job=ctx.job,
+        identifiers=[value for value in table.keys[0] if value] if spec.align.keys else table.identifiers,
+        minimum=minimum,
+        told=lambda size: spec.count.told(size, minimum),
+        tells=spec.count.tell_partner,
+        drbg=ctx.drbg,
+        limits=ctx.limits,
+        engine=ctx.engine,
+        progress=ctx.progress,
+        key=spec.align.keys[0].name if spec.align.keys else "",
+    )
+    told = counted.told if learns else None
+    facts = Facts(set_size=counted.own_size, intersection=(told or 0) if spec.count.tell_coordinator else 0, told=told)
+    if counted.told is None:
+        return StepResult(facts, {})
+    known = {"customers": counted.size, "told": counted.told, "minimum": minimum, "step": spec.count.step}
+    return StepResult(facts, {"count.json": json.dumps(known, indent=2).encode()})
 
 
 def _dataset_root(ctx: StepContext, table: Table, salt: bytes) -> str:
-    return dataset_root(table, ctx.features, declared_columns(ctx.spec, ctx.me, ctx.dataset), salt=salt)
+    keys = [key.name for key in ctx.spec.align.keys]
+    return dataset_root(table, ctx.features, declared_columns(ctx.spec, ctx.me, ctx.dataset), salt=salt, keys=keys)
 
 
 def declared_columns(spec: JobSpec, me: str, dataset: DatasetConfig) -> dict[str, ColumnConfig]:
     """How the columns that a job asks of this node are declared, the label's among them where this node holds it."""
-    label = [spec.label.column] if spec.label_holder.name == me else []
-    return {name: dataset.columns[name] for name in [*spec.party(me).features, *label]}
+    label = spec.label_of(me)
+    return {name: dataset.columns[name] for name in [*spec.party(me).features, *([] if label is None else [label])]}
 
 
 # ---- prepare --------------------------------------------------------------------------------------------------------------------
@@ -201,6 +264,7 @@ def _plan(ctx: StepContext, rows: int) -> TrainingPlan:
         minimum_key_bits=ctx.minimum_key_bits,
         lookup_entries=model.lookup_entries_of(rows),
         rows=rows,
+        key_kind=model.key_kind,
     )
 
 
@@ -223,7 +287,7 @@ def _prepare(ctx: StepContext, ch: Channel) -> StepResult:
     salt = ctx.drbg.stream("encoded salt").bytes(SALT_BYTES)
     ctx.commit("encoded", encoded_root(encoded, label, label_holdout, salt=salt), rows=len(rows), columns=len(encoded.columns))
     bits = ctx.spec.model.key_bits
-    own = generate_key(bits, ctx.drbg.stream("paillier key"))
+    own = generate_key(bits, ctx.drbg.stream("paillier key"), kind=ctx.spec.model.key_kind)
     ctx.commit("paillier key", key_digest(own.public.n, own.public.h_s, bits=bits), bits=bits)
     prepared = preparation.prepare(
         ch,
@@ -379,6 +443,7 @@ def metrics_json(metrics: Metrics) -> bytes:
 
 _STEPS: dict[str, Callable[[StepContext, Channel], StepResult]] = {
     "align": _align,
+    "count": _count,
     "prepare": _prepare,
     "round": _round,
     "finish": _finish,

@@ -48,6 +48,7 @@ from node.runtime.seeds import draw_seed, open_seed
 from tests.fuzz.halves import trained
 from tests.fuzz.reader import Reader
 from tests.nodes import POLICY, spec_of
+from tests.unit.test_joins_rules import KEYS, a_count
 
 KEY = SigningKey("isthmus.log/bank", bytes(range(32)))
 OTHER = SigningKey("isthmus.log/platform", bytes(range(1, 33)))
@@ -302,7 +303,10 @@ def seeds(name: str) -> Iterator[bytes]:
         job=JOB, party="bank", peer="platform", decision="approve", by="Ana", time="2026-01-01T00:00:00Z"
     )
     found: dict[str, Callable[[], list[bytes]]] = {
-        "spec": lambda: [spec_of().canonical(), spec_of(model={"train_rows": 3}).canonical()],
+        "spec": lambda: [
+            *(spec_of(**changes).canonical() for changes in ({}, {"model": {"train_rows": 3}}, {"align": {"keys": KEYS}})),
+            a_count().canonical(),
+        ],
         "approval": lambda: [KEY.sign(statement) + statement],
         "partner": lambda: [export_partner(found, address="bank.example:8443") for found in _renewing()],
         "note": lambda: [NOTE.encode(), with_cosignature(NOTE.encode(), _line(), OTHER.verifier)],

@@ -30,7 +30,7 @@ from tests.fuzz.documents import folder
 from tests.fuzz.messages import mutate
 from tests.fuzz.reader import Reader
 from tests.nodes import TestNode, approvals_of, node, spec_of, write_node
-from tests.unit.test_jobs import APPROVE, METRICS, REJECT, done, new_job
+from tests.unit.test_jobs import APPROVE, METRICS, REJECT, done, new_count, new_job
 
 # ---- the coordinator -------------------------------------------------------------------------------------------------------------
 
@@ -60,6 +60,7 @@ def _good_reports() -> tuple[control_pb2.Report, ...]:
         control_pb2.Report(step_done=control_pb2.StepDone(step="align", set_size=5, intersection=4, rows_train=4, **done_fields)),
         control_pb2.Report(step_done=control_pb2.StepDone(step="round", round=1, inner_products=[0.5], **done_fields)),
         control_pb2.Report(step_done=control_pb2.StepDone(step="evaluate", metrics=control_pb2.Metrics(auc=0.5), **done_fields)),
+        control_pb2.Report(step_done=control_pb2.StepDone(step="count", set_size=5000, intersection=1200, **done_fields)),
         control_pb2.Report(step_failed=control_pb2.StepFailed(job="ab" * 32, step="align", code="psi.too_few_shared")),
         control_pb2.Report(progress=control_pb2.StepProgress(job="ab" * 32, step="align", phase="align", done=1, total=2)),
     ]
@@ -72,7 +73,8 @@ _DECISIONS = (APPROVE, REJECT)
 def course(data: bytes) -> None:
     """A job of the coordinator under any sequence of events, its nodes' reports as untrue as their form allows."""
     reader = Reader(data)
-    job = new_job(rounds=1 + reader.byte() % 4, holdout=reader.pick(("0", "0.2")), to_coordinator=bool(reader.byte() & 1))
+    rounds, holdout, options = 1 + reader.byte() % 4, reader.pick(("0", "0.2")), reader.byte()
+    job = new_count() if options & 2 else new_job(rounds=rounds, holdout=holdout, to_coordinator=bool(options & 1))
     while reader.left:
         before, way, party = job, reader.byte(), reader.pick(job.parties)
         try:

@@ -19,7 +19,7 @@ from node.crypto.paillier import generate_key
 from node.engine import InlineEngine
 from node.errors import TransportError
 from node.limits import LIMITS
-from node.protocols import logistic, psi, psi_filter, scoring
+from node.protocols import joins, logistic, psi, psi_count, psi_filter, scoring
 from node.protocols.filter_state import Setting, Terms
 from node.protocols.lookup import IndexHolder, TableHolder, fetch_entries, serve_tables
 from node.protocols.training import Prepared
@@ -90,6 +90,45 @@ def aligning() -> Recorded:
         drbg = Drbg(role.encode().ljust(32, b"."), job="job", step="align")
         limits = replace(SMALL, psi_batch=4, psi_elements=1000)
         return psi.align(ch, role=role, job="job", identifiers=_NAMES[role], minimum=1, drbg=drbg, limits=limits)  # type: ignore[arg-type]
+
+    return record(half)
+
+
+@functools.cache
+def joining() -> Recorded:
+    """``join`` by two keys, of which some customers lack either."""
+
+    def half(role: str, ch: Any) -> Any:
+        names = _NAMES[role]
+        keys = [
+            joins.Key("phone", [name if place % 3 else "" for place, name in enumerate(names)]),
+            joins.Key("email", [name if place % 2 else "" for place, name in enumerate(names)]),
+        ]
+        drbg = Drbg(role.encode().ljust(32, b"."), job="job", step="align")
+        limits = replace(SMALL, psi_batch=4, psi_elements=1000)
+        return joins.join(ch, role=role, job="job", keys=keys, minimum=1, drbg=drbg, limits=limits)  # type: ignore[arg-type]
+
+    return record(half)
+
+
+@functools.cache
+def counting() -> Recorded:
+    """``count`` with six and seven customers; the label holder learns the number and tells it."""
+
+    def half(role: str, ch: Any) -> Any:
+        drbg = Drbg(role.encode().ljust(32, b"."), job="job", step="count")
+        return psi_count.count(
+            ch,
+            role=role,  # type: ignore[arg-type]
+            learns=role == "label_holder",
+            job="job",
+            identifiers=_NAMES[role],
+            minimum=2,
+            told=lambda size: 0 if size < 2 else size - size % 2,
+            tells=True,
+            drbg=drbg,
+            limits=replace(SMALL, psi_batch=4, psi_elements=1000),
+        )
 
     return record(half)
 

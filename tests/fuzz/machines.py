@@ -220,6 +220,15 @@ def seeds(name: str) -> list[bytes]:
 
 def _recorded() -> dict[str, bytes]:
     """One message of each type that an honest job sends."""
-    runs = [halves.aligning(), halves.filtering(), halves.filtering_again(), halves.preparing()]
-    runs += [halves.rounding(1), halves.rounding(2), halves.finishing(), halves.evaluating()]
+    runs = [
+        halves.aligning(),
+        halves.counting(),
+        halves.filtering(),
+        halves.filtering_again(),
+        halves.preparing(),
+        halves.rounding(1),
+        halves.rounding(2),
+        halves.finishing(),
+        halves.evaluating(),
+    ]
     return {kind: payload for run in runs for sent in run.sent.values() for kind, payload in sent}

@@ -88,6 +88,8 @@ TARGETS: tuple[Target, ...] = (
     *_half("align", halves.aligning, *CUT, PolicyError),
     *_half("filter", halves.filtering, *CUT, PolicyError),
     *_half("filter-again", halves.filtering_again, *CUT, PolicyError),
+    *_half("join", halves.joining, *CUT, PolicyError),
+    *_half("count", halves.counting, *CUT, PolicyError),
     *_half("prepare", halves.preparing),
     *_half("round-one", functools.partial(halves.rounding, 1)),
     *_half("round-two", functools.partial(halves.rounding, 2)),

@@ -110,7 +110,7 @@ def more_bytes_than_the_items_take(story: Story) -> None:
 
 def more_items_than_the_job_has(story: Story) -> None:
     for entry in message(story, story.other, "MaskedResiduals"):
-        entry["items"], entry["length"] = entry["items"] + 1, entry["length"] + 16
+        entry["items"], entry["length"] = entry["items"] + 1, entry["length"] + 8
     retell(story, place_of(message(story, story.other, "MaskedResiduals")[0]))
 
 

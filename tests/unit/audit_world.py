@@ -223,7 +223,7 @@ def disclosures(
     for rule in RULES:
         if rule.step != labels["step"] or not items[rule.carried] or rule.when == ("failed" if done else "done"):
             continue
-        if rule.label_holder_only and log != BANK:
+        if (rule.label_holder_only and log != BANK) or not rule.flag(SPEC):
             continue
         count, value = values[rule.what]
         to = COORDINATOR if rule.to == "coordinator" else (PLATFORM if log == BANK else BANK)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -12,6 +14,7 @@ from audit.history import Shape
 from audit.ledger import LogRejected
 from audit.protocol import legal_messages
 from audit.sequence import Unlawful, check_sequence
+from audit.spec import JobSpec
 from audit.verify import verify_logs
 from tests.unit import audit_world
 from tests.unit.audit_world import (
@@ -21,6 +24,7 @@ from tests.unit.audit_world import (
     NUMBERS,
     PLATFORM,
     POLICY,
+    SPEC,
     Event,
     approvals,
     attempt,
@@ -425,6 +429,34 @@ def test_beyond_a_nodes_policy(tmp_path: Path, bound: str, value: int, code: str
     error = verify(tmp_path, told)
     assert (error.step, error.code) == (8, code)
     assert error.log == BANK
+
+
+def _of_job(defaults: Any, job: str) -> Any:
+    """A function's defaults, for another job."""
+    if isinstance(defaults, dict):
+        return {name: job if value == JOB else value for name, value in defaults.items()}
+    return defaults and tuple(job if value == JOB else value for value in defaults)
+
+
+def test_short_order_keys_only_where_a_nodes_policy_names_them(tmp_path: Path) -> None:
+    """The specification asks for them; the nodes' policies, as their logs tell them, decide."""
+    document = SPEC.model_dump()
+    document["model"]["key_kind"] = "short-order"
+    spec = JobSpec.model_validate(document)
+    for allowed, code in ((0, "audit.key_kind"), (1, None)):
+        with ExitStack() as stack:
+            stack.enter_context(mock.patch.multiple(audit_world, SPEC=spec, JOB=spec.identity()))
+            stack.enter_context(mock.patch.dict(POLICY, {"short_order_keys": allowed}))
+            for function in (audit_world.approvals, audit_world.attempt):
+                for kind in ("__defaults__", "__kwdefaults__"):
+                    stack.enter_context(mock.patch.object(function, kind, _of_job(getattr(function, kind), spec.identity())))
+            told = events()
+        (folder := tmp_path / str(allowed)).mkdir()
+        if code is None:
+            assert verify_logs(list(write(folder, told).values()), policy=policy(folder)).exit_status == 0
+        else:
+            error = verify(folder, told)
+            assert (error.step, error.code, error.log) == (8, code, BANK)
 
 
 def test_small_keys_are_a_warning_where_they_are_allowed(tmp_path: Path) -> None:

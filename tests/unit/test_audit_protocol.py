@@ -21,6 +21,7 @@ from audit.protocol import (
     NEXT_STEPS,
     NODE_ORDER,
     ORDER,
+    ORDERS,
     Figures,
     FilterFigures,
     Part,
@@ -81,6 +82,13 @@ def test_every_other_pair_of_steps_is_illegal() -> None:
     assert found == legal
 
 
+def test_a_count_has_one_step() -> None:
+    places = [("", 0), *((step, 1 if step == "round" else 0) for step in LEGAL_MESSAGES)]
+    found = {(before, after) for before in places for after in places if after[0] and follows(*after, after=before, kind="count")}
+    assert found == {(("", 0), ("count", 0))}
+    assert not follows("count", 0, after=("", 0))
+
+
 def test_masks_are_counted_from_the_attempt_that_prepared_them() -> None:
     """The protocol's own count: one mask a round and one to spare."""
     from node.protocols.scales import SPARE_SLOTS
@@ -89,8 +97,10 @@ def test_masks_are_counted_from_the_attempt_that_prepared_them() -> None:
         slots = rounds + SPARE_SLOTS
         for attempt in range(prepared, prepared + 12):
             assert masks_left(number, attempt, prepared=prepared, rounds=rounds) == (number - 1 + attempt - prepared < slots)
-    assert tuple(ORDER) == steps.ORDER == tuple(LEGAL_MESSAGES)
-    assert set(NEXT_STEPS) == {"", *ORDER}
+    assert tuple(ORDER) == steps.ORDER
+    assert dict(ORDERS) == steps.ORDERS
+    assert set(LEGAL_MESSAGES) == {step for steps_of_kind in ORDERS.values() for step in steps_of_kind}
+    assert set(NEXT_STEPS) == {"", *LEGAL_MESSAGES}
 
 
 # ---- lengths: protobuf's own serialisation is the oracle ------------------------------------------------------------------------
@@ -106,7 +116,7 @@ def figures(**changes: object) -> Figures:
 
 def phases() -> Iterator[Phase]:
     seen = set()
-    for step in ORDER:
+    for step in LEGAL_MESSAGES:
         for number in (1, 2) if step == "round" else (0,):
             for holds_label in (True, False):
                 directive = Directive(("1.0",), "8.0")
@@ -142,6 +152,7 @@ def test_every_message_type_has_its_place() -> None:
         "JobFigures",
         "DirectiveEcho",
         "Aggregates",
+        "IntersectionSize",
     }
     assert {phase.type for phase in phases()} | singles == MESSAGE_TYPES - {"StepReceipt"}
 
@@ -370,7 +381,7 @@ PREPARE_AGAIN = [
 
 @pytest.mark.parametrize(("number", "done", "attempt", "legal"), PREPARE_AGAIN)
 def test_a_second_preparation_is_lawful_where_no_mask_is_left(number: int, done: bool, attempt: int, legal: bool) -> None:
-    view = SimpleNamespace(spec=SimpleNamespace(model=SimpleNamespace(rounds=6)), short="job")
+    view = SimpleNamespace(spec=SimpleNamespace(kind="train", model=SimpleNamespace(rounds=6)), short="job")
     order = lawful._Order(view, lambda text: None)  # type: ignore[arg-type]
     steps = lawful._Steps()
     numbers = Directive()

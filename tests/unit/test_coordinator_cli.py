@@ -298,6 +298,14 @@ def _talk(home: Path, tmp_path: Path, run: Any) -> None:
     watched = run(*config, "watch", job, "--json")
     assert watched.status == 1
     assert json.loads(watched.out.splitlines()[-1])["state"] == "cancelled"
+    parties = ("--label-holder", "bank", "--label-dataset", "cards", "--feature-holder", "platform", "--feature-dataset", "shop")
+    question = ("submit", "--kind", "count", *parties, "--keys", "phone=phone-e164:DE", "--minimum", "2000", "--no-tell-partner")
+    spec = run(*config, *question, "--json").data["spec"]
+    assert spec["count"] == {"learner": "label_holder", "step": 100, "tell_partner": False, "tell_coordinator": True}
+    assert spec["align"] == {"method": "curve", "minimum": 2000, "keys": [{"name": "phone", "normalise": "phone-e164:DE"}]}
+    assert not {"label", "model", "disclose"} & set(spec)
+    refused(run(*config, *question, "--label", "late"), "config.invalid")
+    refused(run(*config, *question, "--step", "300"), "config.invalid")
 
 
 # --- what is shown ----------------------------------------------------------------------------------------------------------------
@@ -311,6 +319,7 @@ def a_view(**changes: Any) -> dict[str, Any]:
     party = {"party": "bank", "attached": True, "decision": "approved", "phase": "lookup", "done": 500, "total": 1000}
     view = {
         "job": "ab" * 32, "title": "t", "state": "round", "code": "", "step": "round", "round": 3, "attempt": 1, "rounds": 2,
+        "kind": "train", "counted": None,
         "rounds_max": 8, "converged": False, "rows_train": 1600, "parties": [party], "steps": [step], "metrics": None,
     }  # fmt: skip
     return view | changes
@@ -319,6 +328,12 @@ def a_view(**changes: Any) -> dict[str, Any]:
 def test_words_for_every_state() -> None:
     assert outcome(a_view()) == "round 3 of at most 8, attempt 1"
     assert outcome(a_view(state="finished", converged=True)) == "finished, 2 rounds, converged"
+    told = {"told": 1200, "step": 100, "minimum": 1000}
+    ended = a_view(state="finished", kind="count", counted=told)
+    assert outcome(ended) == "finished, 1,200 shared customers (rounded down to a multiple of 100)"
+    assert outcome(ended | {"counted": told | {"step": 1}}) == "finished, 1,200 shared customers"
+    assert outcome(ended | {"counted": told | {"told": None}}) == "finished, below 1,000 shared customers"
+    assert outcome(ended | {"counted": None}) == "finished, the number stays with the two parties"
     assert outcome(a_view(state="failed", code="psi.too_few_shared")) == "failed [psi.too_few_shared]"
     away = {**a_view()["parties"][0], "attached": False}
     assert outcome(a_view(state="approved", parties=[away])) == "approved, waiting for bank to attach"

@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
+from audit.layout import KeyKind
 from node.crypto import oprf
 from node.crypto.curve import inverse_scalar
 from node.crypto.drbg import Drbg, Stream
@@ -48,8 +49,8 @@ def stream(purpose: str) -> Stream:
 
 
 @lru_cache
-def key() -> SecretKey:
-    return generate_key(512, stream("key"))
+def key(kind: KeyKind = "standard") -> SecretKey:
+    return generate_key(512, stream("key"), kind=kind)
 
 
 @pytest.fixture(scope="module")
@@ -138,16 +139,17 @@ def test_make_engine() -> None:
         assert caught.value.code == f"engine.{code}"
 
 
-def test_encryption_and_decryption_are_the_same_bits(pool: PoolEngine) -> None:
+@pytest.mark.parametrize("kind", ["standard", "short-order"])
+def test_encryption_and_decryption_are_the_same_bits(pool: PoolEngine, kind: KeyKind) -> None:
     plaintexts = [[1, 2, 3], [], [2**300], list(range(20))]
-    inline = list(batches.encrypt(InlineEngine(), key(), plaintexts, stream("encrypt")))
-    assert list(batches.encrypt(pool, key(), plaintexts, stream("encrypt"))) == inline
+    inline = list(batches.encrypt(InlineEngine(), key(kind), plaintexts, stream("encrypt")))
+    assert list(batches.encrypt(pool, key(kind), plaintexts, stream("encrypt"))) == inline
     pairs = [(batch, [5] * len(batch) if len(batch) != 1 else None) for batch in inline]
-    hidden = list(batches.rerandomise(InlineEngine(), key().public, pairs, stream("hide")))
-    assert list(batches.rerandomise(pool, key().public, pairs, stream("hide"))) == hidden
+    hidden = list(batches.rerandomise(InlineEngine(), key(kind).public, pairs, stream("hide")))
+    assert list(batches.rerandomise(pool, key(kind).public, pairs, stream("hide"))) == hidden
     expected = [[6, 7, 8], [], [2**300], list(range(5, 25))]
     for engine in (InlineEngine(), pool):
-        assert list(batches.decrypt(engine, key(), hidden)) == expected
+        assert list(batches.decrypt(engine, key(kind), hidden)) == expected
 
 
 def test_products_are_the_same_bits(pool: PoolEngine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,6 +135,7 @@ def test_the_project_commits_as_the_page_says() -> None:
         levels={"region": ["north", "south"]},
         label=np.array([1, 0], dtype=np.int8),
         raw_identifiers=["C0001", "C0002"],
+        raw_keys=[],
     )
     declared = {name: ColumnConfig(**fields) for name, fields in json.loads(description)["declared"].items()}
     assert commitment.dataset_root(table, ["limit", "region"], declared, salt=bytes.fromhex(salt)) == committed

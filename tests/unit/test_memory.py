@@ -38,7 +38,7 @@ def run(rows, what):
             drbg=Drbg(bytes([side]) * 32, job="j", step=what), engine=InlineEngine(),
             limits=replace(LIMITS, batches_ahead=2), progress=silent)
         if what == "columns":
-            exchange_column_products(ch, masks=np.zeros((1, rows, 16), dtype=np.uint8), peer_columns=2, layout=layout, **common)
+            exchange_column_products(ch, masks=np.zeros((1, rows), dtype=np.uint64), peer_columns=2, layout=layout, **common)
         else:
             exchange_row_products(ch, masks=[[1, 2]], layout=scores, peer_layout=scores, **common)
     threads = [threading.Thread(target=party, args=(side,)) for side in (0, 1)]

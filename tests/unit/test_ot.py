@@ -32,9 +32,9 @@ def xor(a: bytes, b: bytes) -> bytes:
     return bytes(x ^ y for x, y in zip(a, b, strict=True))
 
 
-def reference_hash(key: bytes, session: int, row: int, bit: int, block: int) -> bytes:
+def reference_hash(key: bytes, session: int, row: int, stream: int) -> bytes:
     """TMMO, one block at a time."""
-    stream = (bit << 8 | block) << 48
+    stream <<= 48
     tweak = (stream | session).to_bytes(8, "little") + (stream | row).to_bytes(8, "little")
     inner = aes(ot.PERMUTATION_KEY, key)
     return xor(aes(ot.PERMUTATION_KEY, xor(inner, tweak)), inner)
@@ -42,12 +42,17 @@ def reference_hash(key: bytes, session: int, row: int, bit: int, block: int) -> 
 
 def reference_pad(keys: dict[tuple[int, int], bytes], shape: ot.TableShape, session: int, row: int, entry: int) -> int:
     """The pad of one entry, from the text of the module and nothing of its code."""
-    pad = 0
-    for bit in range(shape.bits):
-        rank = int("".join(digit for place, digit in enumerate(f"{entry:0{shape.bits}b}"[::-1]) if place != bit)[::-1] or "0", 2)
-        wide = max(shape.width, 32 // shape.entries)
-        block, lane = divmod(rank * wide, 16)
-        stream = reference_hash(keys[bit, entry >> bit & 1], session, row, bit, block)
+    low = shape.bits // 2
+    high_value, low_value = divmod(entry, 2**low)
+    wide, pad = max(shape.width, 16 // 2**low), 0
+    for half, bits, value, word in ((1, range(low, shape.bits), high_value, low_value), (0, range(low), low_value, high_value)):
+        if not bits:
+            continue
+        key = bytes(16)
+        for bit in bits:
+            key = xor(key, reference_hash(keys[bit, entry >> bit & 1], session, row, bit << 8 | value))
+        block, lane = divmod(word * wide, 16)
+        stream = reference_hash(key, session, row, (8 + half) << 8 | value << 4 | block)
         pad ^= int.from_bytes(stream[lane : lane + shape.width], "little")
     return pad
 
@@ -142,7 +147,7 @@ def test_sub_batches_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     shape = ot.TableShape(32, 4)
     keys, chosen = random_keys(shape, 50)
     whole = ot.table_pads(keys, chosen, shape, session=9, first=3)
-    monkeypatch.setattr(ot, "_SUB_BATCH_BYTES", 7 * 2 * shape.bits * shape.blocks * 16)
+    monkeypatch.setattr(ot, "_SUB_BATCH_BYTES", 7 * 2 * shape.entries * shape.pad_width)
     assert np.array_equal(ot.table_pads(keys, chosen, shape, session=9, first=3), whole)
     tail = ot.table_pads(keys[:, 20:], chosen, shape, session=9, first=23)
     assert np.array_equal(tail, whole[20:])
@@ -150,15 +155,20 @@ def test_sub_batches_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s.entries}x{s.width}")
 def test_tweaks_are_unique(shape: ot.TableShape) -> None:
+    low, high, split = shape.low_values, shape.high_values, shape.bits // 2
+    streams = [ot.key_streams(bit, low if bit < split else high) for bit in range(shape.bits)]
+    streams += [ot.word_streams(1, high, low // shape.lanes).ravel()]
+    streams += [ot.word_streams(0, low, high // shape.lanes).ravel()] if split else []
+    named = np.concatenate(streams)
     seen = [
-        (ot.row_tweaks(session, first, 3)[:, None, None] ^ ot.stream_tweaks(shape)[None, :, :, None]).reshape(-1, 2)
+        (ot.row_tweaks(session, first, 3)[:, None] ^ named[None, :, None]).reshape(-1, 2)
         for session in (0, 1, 2**32 - 1)
         for first in (0, 2**32 - 1, 2**48 - 3)
     ]
     tweaks = {row.tobytes() for part in seen for row in part}
-    assert len(tweaks) == 9 * 3 * shape.bits * shape.blocks
-    assert shape.blocks * shape.lanes * 2 == shape.entries
-    assert int(ot.stream_tweaks(shape).max()) < 1 << 64
+    assert len(tweaks) == 9 * 3 * len(named)
+    assert high * low == shape.entries
+    assert named.max() < 10 << 56
 
 
 def test_no_pad_repeats_over_rows_sessions_and_entries() -> None:
@@ -183,11 +193,11 @@ def test_pads_are_the_published_ones() -> None:
     keys = np.frombuffer(hashlib.shake_128(b"keys").digest(6 * 10 * 16), dtype="<u8").reshape(6, 10, 2)
     chosen = np.unpackbits(np.frombuffer(hashlib.shake_128(b"chosen").digest(16), dtype=np.uint8))
     pads = ot.table_pads(keys, chosen, shape, session=7, first=1000)
-    assert hashlib.sha256(pads.tobytes()).hexdigest() == "93a3007d5aa2ed4df15fc6507de7d407926fa8a3ebe300e7febff9f2d6eeecf1"
+    assert hashlib.sha256(pads.tobytes()).hexdigest() == "d98787b4873b2fcbb6b8148268cf1056a54601b75eba78d9642da20cde558656"
     indices = np.arange(10) * 6
     assert (
         hashlib.sha256(ot.entry_pads(keys, indices, shape, session=7, first=1000).tobytes()).hexdigest()
-        == "21fec4492b9764ec2efd26f25e91d96b7037b41e4f444f5c58e2bbd204210de7"
+        == "15f492b6c2235ee9aa305ed9b15ae70e93c22a1d64a826f5f6c7c9f8ad22b25a"
     )
     assert ot.PERMUTATION_KEY.hex() == hashlib.sha256(b"isthmus ot fixed-key permutation v1").hexdigest()[:32]
 

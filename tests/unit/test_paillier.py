@@ -13,7 +13,16 @@ from phe.paillier import EncryptedNumber
 from node.crypto.drbg import Drbg, Stream
 from node.crypto.fixed_base import WINDOW, FixedBase, window_for
 from node.crypto.packing import ciphertexts_from_bytes, ciphertexts_to_bytes, pack_slots, unpack_slots
-from node.crypto.paillier import Decryptor, OwnerEncryptor, PeerEncryptor, PublicKey, SecretKey, check_public_key, generate_key
+from node.crypto.paillier import (
+    Decryptor,
+    OwnerEncryptor,
+    PeerEncryptor,
+    PublicKey,
+    SecretKey,
+    check_public_key,
+    generate_key,
+    order_bits,
+)
 from node.errors import PeerError, UsageError
 
 BITS = 512
@@ -55,6 +64,83 @@ def test_key_meets_its_conditions(bits: int) -> None:
     assert public.n_squared == public.n**2
     assert public.ciphertext_bytes * 8 == 2 * bits
     assert 2 ** (public.plaintext_bits + 1) < public.n
+
+
+@lru_cache
+def short_key(bits: int = BITS) -> SecretKey:
+    return generate_key(bits, stream(f"short {bits}"), kind="short-order")
+
+
+@pytest.mark.parametrize("bits", [256, 512, 2048])
+def test_short_order_key_meets_its_conditions(bits: int) -> None:
+    secret = short_key(bits)
+    public, n = secret.public, secret.public.n
+    assert public.n.bit_length() == bits
+    for prime, order in zip((secret.p, secret.q), secret.orders, strict=True):
+        assert gmpy2.is_prime(prime, 40)
+        assert gmpy2.is_prime(order, 40)
+        assert (prime.bit_length(), order.bit_length()) == (bits // 2, order_bits(bits))
+        assert prime % 4 == 3
+        assert gmpy2.powmod(public.h_s, order, prime**2) == 1
+        assert public.h_s % prime != 1
+    assert gmpy2.gcd(secret.p - 1, secret.q - 1) == 2
+    order = secret.orders[0] * secret.orders[1]
+    assert 2 ** (8 * public.exponent_bytes) >> 40 > order
+    # The peer sees an ordinary key, but for what the job says of it.
+    checked = check_public_key(
+        bits=bits, modulus=int(n), h_s=int(public.h_s), minimum_bits=256, own=key().public, kind="short-order"
+    )
+    assert checked == public
+    assert generate_key(bits, stream(f"short {bits}"), kind="short-order") == secret
+
+
+def test_short_order_strength_is_that_of_the_modulus() -> None:
+    assert [order_bits(bits) for bits in (512, 2048, 3072, 4096, 7680)] == [64, 224, 256, 256, 384]
+
+
+def test_both_encryptors_of_a_short_order_key_and_phe_agree() -> None:
+    secret = short_key()
+    values = edges(secret.public)
+    own, peer = OwnerEncryptor(secret), PeerEncryptor(secret.public)
+    exponents = own.draw(len(values), stream("short exponents"))
+    encrypted = own.encrypt_drawn(values, exponents)
+    # Reduced modulo the orders or not, the same bits.
+    assert encrypted == peer.encrypt_drawn(values, exponents)
+    again = peer.rerandomise(encrypted, stream("short again"), add=[1] * len(values))
+    n = int(secret.public.n)
+    assert Decryptor(secret).decrypt(again) == [(v + 1) % n for v in values]
+    phe_key = secret.to_phe()
+    assert [phe_key.raw_decrypt(int(c)) for c in again] == [(v + 1) % n for v in values]
+
+
+def test_a_ciphertext_outside_the_group_is_refused() -> None:
+    secret = short_key()
+    foreign = mpz(secret.to_phe().public_key.raw_encrypt(5))
+    with pytest.raises(PeerError) as caught:
+        Decryptor(secret).decrypt([foreign])
+    assert caught.value.code == "paillier.ciphertext_subgroup"
+    assert secret.to_phe().raw_decrypt(int(foreign)) == 5
+
+
+def test_a_short_order_of_small_primes_is_refused() -> None:
+    """A base that would hide nothing: h_s = -1 squared away to an element of order 3, or any other small one."""
+    secret = next(k for k in (generate_key(256, stream(f"smooth {i}")) for i in range(99)) if (k.p - 1) % 3 == 0)
+    p, n = secret.p, secret.public.n
+    third = next(e for e in (gmpy2.powmod(x, (p - 1) // 3, p) for x in range(2, 99)) if e != 1)
+    base = gmpy2.powmod(1 + secret.q * ((third - 1) * gmpy2.invert(secret.q, p) % p), n, n * n)
+    with pytest.raises(PeerError) as caught:
+        check_public_key(bits=256, modulus=int(n), h_s=int(base), minimum_bits=256, own=None, kind="short-order")
+    assert caught.value.code == "paillier.key_h_s"
+
+
+def test_orders_of_another_key_are_refused() -> None:
+    secret = short_key()
+    for orders in ((), secret.orders[::-1], secret.orders[:1]):
+        with pytest.raises(UsageError) as caught:
+            SecretKey(secret.public, secret.p, secret.q, orders)
+        assert caught.value.code == "paillier.key_orders"
+    assert str(int(secret.orders[0])) not in repr(secret)
+    assert SecretKey.of(secret.public, secret.numbers()) == secret
 
 
 def test_key_depends_on_its_stream_alone() -> None:

@@ -21,7 +21,7 @@ from node.protocols.masked_product import JobKeys, exchange_column_products, exc
 from node.protocols.scales import column_layout, score_layout
 from tests.pair import MemoryChannel, run_pair
 
-ROWS, COLUMNS = 240, 3
+ROWS, COLUMNS = 480, 3
 KEYS = [generate_key(512, Drbg(bytes([i]) * 32, job="j", step="k").stream("key")) for i in (1, 2)]
 
 
@@ -88,7 +88,7 @@ class Noting(MemoryChannel):
 
 def exchange(engine: Engine, batches_ahead: int) -> tuple[list[list[tuple[str, str]]], list[Any], list[Any]]:
     """Column and row products of both sides: the order of events, every message sent, the results."""
-    limits = replace(LIMITS, ciphertext_batch=5, batches_ahead=batches_ahead)
+    limits = replace(LIMITS, ciphertext_batch=2, batches_ahead=batches_ahead)
     columns = column_layout(plaintext_bits=510, rows=ROWS, slots=1)
     scores = score_layout(plaintext_bits=510, columns=COLUMNS, slots=1, ring_bits=40)
     orders: list[list[tuple[str, str]]] = [[], []]
@@ -103,7 +103,7 @@ def exchange(engine: Engine, batches_ahead: int) -> tuple[list[list[tuple[str, s
             "limits": limits,
             "progress": silent,
         }
-        masks = random.integers(0, 256, (1, ROWS, 16), dtype=np.uint8)
+        masks = random.integers(0, 2**63, (1, ROWS), dtype=np.uint64)
 
         def run(ch: MemoryChannel) -> Any:
             noting = Noting(ch, orders[side])

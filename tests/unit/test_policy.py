@@ -209,6 +209,18 @@ def test_short_keys_only_where_asked_for_by_name() -> None:
     assert "unsafe.small_keys" in warnings[0]
 
 
+def test_short_order_keys_only_where_the_policy_names_them() -> None:
+    spec = specification(set_key("model", "key_kind", "short-order"))
+    with pytest.raises(IsthmusError) as caught:
+        decide(spec)
+    assert caught.value.code == "policy.key_kind"
+    warnings = decide(spec, rules=policy(limits={"key_kinds": ["standard", "short-order"]})).warnings
+    assert any("short-order" in warning for warning in warnings)
+    with pytest.raises(IsthmusError) as caught:
+        decide(rules=policy(limits={"key_kinds": ["short-order"]}))
+    assert caught.value.code == "policy.key_kind"
+
+
 def test_2048_bits_warn() -> None:
     assert "recommended 3072" in decide(specification(set_key("model", "key_bits", 2048))).warnings[0]
 

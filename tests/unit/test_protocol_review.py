@@ -20,6 +20,7 @@ from node.protocols.metrics import metrics
 from node.protocols.preparation import round_base_rate
 from node.protocols.scales import (
     ENTRY_BITS,
+    RESIDUAL_BITS,
     STATISTICAL_BITS,
     column_layout,
     log2_ceil,
@@ -97,8 +98,10 @@ def test_layouts_fit_the_plaintext(key_bits: int, columns: int, rounds: int) -> 
             (preconditioner_layout(plaintext_bits=bits, columns=size, slots=rounds + 1), 34, size),
             (score_layout(plaintext_bits=bits, columns=size, slots=rounds, ring_bits=ring), ENTRY_BITS, size),
         ):
-            assert layout.group * layout.rows * layout.slot_bits <= bits
-            assert layout.hiding_bits >= layout.ring_bits + entry + log2_ceil(terms) + STATISTICAL_BITS
+            assert layout.hiding_bits(layout.group) < bits
+            assert layout.hiding_bits(layout.group) == layout.group * layout.rows * layout.slot_bits + STATISTICAL_BITS
+            masked = RESIDUAL_BITS if terms == 2**27 else layout.ring_bits
+            assert layout.slot_bits >= masked + entry + log2_ceil(terms)
 
 
 # ---- directives and disclosed figures ------------------------------------------------------------------------------------------

@@ -8,15 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.protocols import rings
-from node.protocols.logistic import subtract_words
+from node.protocols.logistic import mask_residuals
 from node.protocols.scales import (
     ENTRY_BITS,
     PLAINTEXT_HEADROOM,
     PRECONDITIONER_BITS,
+    RESIDUAL_BITS,
     SCORE_BITS_MIN,
     STATISTICAL_BITS,
     column_layout,
     preconditioner_layout,
+    product_bits,
     score_bits,
     score_layout,
 )
@@ -84,13 +86,19 @@ def test_column_sums_are_exact(seed: int) -> None:
         assert rings.column_sums(matrix, limbs) == expected
 
 
-@given(st.lists(st.integers(-(2**63) + 1, 0), min_size=1, max_size=5), st.integers(0, 2**31))
-def test_masked_residuals_are_the_difference(values: list[int], seed: int) -> None:
-    masks = np.frombuffer(np.random.default_rng(seed).bytes(16 * len(values)), dtype=np.uint8).reshape(-1, 16)
-    data = subtract_words(np.array(values, dtype=np.int64), masks)
-    for i, value in enumerate(values):
-        mask = int.from_bytes(masks[i].tobytes(), "little")
-        assert int.from_bytes(data[16 * i : 16 * i + 16], "little") == (value - mask) % 2**128
+@given(st.lists(st.tuples(st.integers(-(2**63) + 1, 0), st.integers(0, 2**63 - 1)), min_size=1, max_size=5))
+def test_masked_residuals_are_the_difference(pairs: list[tuple[int, int]]) -> None:
+    shares, masks = (np.array(side) for side in zip(*pairs, strict=True))
+    data = mask_residuals(shares.astype(np.int64), masks.astype(np.uint64))
+    assert [int.from_bytes(data[8 * i : 8 * i + 8], "little") for i in range(len(pairs))] == [m - e for e, m in pairs]
+
+
+@pytest.mark.parametrize("rows", [1, 23, 18_000, 10**6, 2**27])
+def test_residual_products_fit_their_ring_and_lift(rows: int) -> None:
+    ring = product_bits(rows)
+    assert ring % 8 == 0
+    assert 2**ring > rows * (2**ENTRY_BITS - 1) * (2**63 - 1), "no product reaches the next slot"
+    assert 2 * rows * 8191 * 2**16 / 2**ring <= 2**-54, "shares of X'e convert"
 
 
 @pytest.mark.parametrize("bits", [512, 2048, 3072])
@@ -106,16 +114,20 @@ def test_slots_never_reach_each_other_and_fit_the_plaintext(bits: int, columns: 
         (preconditioner_layout(plaintext_bits=plaintext, columns=columns, slots=slots), columns, PRECONDITIONER_BITS),
     ]
     for layout, terms, entry_bits in layouts:
-        largest = terms * (2**entry_bits - 1) * (2**layout.ring_bits - 1)
-        assert 2**layout.hiding_bits >= largest << STATISTICAL_BITS
-        assert largest + 2**layout.hiding_bits - 1 < 2**layout.slot_bits
-        assert layout.rows * layout.group * layout.slot_bits <= plaintext
+        largest = terms * (2**entry_bits - 1) * (2 ** (RESIDUAL_BITS if terms == 10**6 else layout.ring_bits) - 1)
+        assert largest < 2**layout.slot_bits
+        packed = layout.packed_bits(layout.group)
+        assert packed == layout.rows * layout.group * layout.slot_bits
+        assert layout.hiding_bits(layout.group) == packed + STATISTICAL_BITS
+        assert 2**packed + 2 ** layout.hiding_bits(layout.group) < 2**plaintext
         assert sum(size for _, size in layout.groups_of(slots)) == slots
         assert len(layout.groups_of(slots)) == layout.groups
 
 
-def test_a_2048_bit_ciphertext_holds_three_rows_of_eight_rounds() -> None:
-    k = score_bits(plaintext_bits=2046, columns=13, slots=8)
-    layout = score_layout(plaintext_bits=2046, columns=13, slots=8, ring_bits=k)
-    assert (layout.rows, layout.groups) == (3, 1)
-    assert column_layout(plaintext_bits=2046, rows=18_000, slots=9).groups == 1
+@pytest.mark.parametrize(("bits", "scores", "residuals"), [(2048, 5, 2), (3072, 9, 3)])
+def test_rows_that_share_a_ciphertext_for_eight_rounds(bits: int, scores: int, residuals: int) -> None:
+    k = score_bits(plaintext_bits=bits - 2, columns=13, slots=8)
+    layout = score_layout(plaintext_bits=bits - 2, columns=13, slots=8, ring_bits=k)
+    assert (layout.rows, layout.groups) == (scores, 1)
+    layout = column_layout(plaintext_bits=bits - 2, rows=18_000, slots=9)
+    assert (layout.rows, layout.groups) == (residuals, 1)

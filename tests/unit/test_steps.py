@@ -19,7 +19,7 @@ from node.config import RelaySection
 from node.crypto.drbg import Drbg
 from node.data.load import load_table
 from node.errors import IsthmusError, PolicyError, UsageError
-from node.policy import AutoApprove
+from node.policy import AutoApprove, CountSection
 from node.protocols.metrics import Metrics
 from node.runtime import steps
 from node.runtime.disclosures import Facts, of_step, receipt
@@ -300,6 +300,29 @@ def test_no_route_is_an_error_on_both_sides(bank: TestNode) -> None:
         with pytest.raises(IsthmusError) as refused:
             route(spec_of(), me=me, own_address="", peer=bank.parts.partners["platform"], relay=never)
         assert refused.value.code == "transport.no_route"
+
+
+def test_counts_are_refused_once_the_period_s_are_used_up(bank: TestNode, known: dict[str, Identity]) -> None:
+    """When one is offered, and when a step is to begin: attempts count, whatever came of them."""
+    section = CountSection(allow=True, partner_learns=True, step=10, per_period=2)
+    parts = replace(bank.parts, policy=bank.parts.policy.model_copy(update={"count": section}))
+    bank.jobs = _jobs_of(parts, bank)
+    plain = spec_of().model_dump(exclude={"kind", "label", "model", "disclose"})
+    holders = {name: plain[name] | {"features": []} for name in ("label_holder", "feature_holder")}
+    first, second, third = (
+        JobSpec.model_validate(plain | holders | {"kind": "count", "nonce": digit * 32, "count": {"step": 10}}) for digit in "012"
+    )
+    job, other = approved(bank, known, first), approved(bank, known, second)
+    assert refusal(bank, StepLabels(job, "align", 0, 0)) == "job.unknown_step"
+    for attempt in range(2):
+        assert bank.jobs.check_start(StepLabels(job, "count", 0, attempt)) == first
+        bank.store.begin_step(job=job, step="count", round=0, attempt=attempt, now=parts.now())
+    assert refusal(bank, StepLabels(job, "count", 0, 2)) == "policy.count_period"
+    assert refusal(bank, StepLabels(other, "count", 0, 0)) == "policy.count_period"
+    bank.heard.reports.clear()
+    last = bank.store.job(offer(bank, third))
+    assert last is not None
+    assert (last.state, last.code) == ("rejected", "policy.count_period")
 
 
 # ---- what crossed
