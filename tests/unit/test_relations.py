@@ -133,6 +133,13 @@ def test_the_publisher_stands_where_there_is_one() -> None:
     for bad in ({"method": "filter"}, {"publisher": "label_holder"}):
         with pytest.raises(ValidationError, match="publisher"):
             Align.model_validate(bad)
+    with pytest.raises(ValidationError, match="one identifier"):
+        Align.model_validate({"method": "filter", "publisher": "label_holder", "keys": [{"name": "phone", "normalise": "digits"}]})
+    counted = {"kind": "count", "align": {"method": "filter", "publisher": "label_holder", "minimum": 100}}
+    plain = {name: SPEC.model_dump()[name] for name in ("nonce", "coordinator")}
+    parties = {side: getattr(SPEC, side).model_dump() | {"features": []} for side in ("label_holder", "feature_holder")}
+    with pytest.raises(ValidationError, match="no published filter"):
+        JobSpec.model_validate(plain | parties | counted)
 
 
 def test_a_relation_is_of_parties_data_sets_and_normalisation_alone() -> None:
