@@ -223,6 +223,8 @@ def _recorded() -> dict[str, bytes]:
     runs = [
         halves.aligning(),
         halves.counting(),
+        halves.filtering(),
+        halves.filtering_again(),
         halves.preparing(),
         halves.rounding(1),
         halves.rounding(2),

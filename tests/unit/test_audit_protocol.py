@@ -23,6 +23,7 @@ from audit.protocol import (
     ORDER,
     ORDERS,
     Figures,
+    FilterFigures,
     Part,
     Phase,
     Single,
@@ -118,8 +119,11 @@ def phases() -> Iterator[Phase]:
     for step in LEGAL_MESSAGES:
         for number in (1, 2) if step == "round" else (0,):
             for holds_label in (True, False):
-                parts = legal_messages(step, figures(holds_label=holds_label), round=number, directive=Directive(("1.0",), "8.0"))
-                for part in parts:
+                directive = Directive(("1.0",), "8.0")
+                parts = legal_messages(step, figures(holds_label=holds_label), round=number, directive=directive)
+                filtered = figures(publishes=holds_label, filter=FilterFigures(True, 1, 1, 1, 1))
+                more = legal_messages(step, filtered, round=number, directive=directive) if step == "align" else ()
+                for part in (*parts, *more):
                     for phase in (part.first, part.second) if isinstance(part, Turns) else (part,):
                         if isinstance(phase, Phase) and phase.type not in seen:
                             seen.add(phase.type)
@@ -130,15 +134,43 @@ def phases() -> Iterator[Phase]:
 def test_lengths_are_protobufs(phase: Phase) -> None:
     for position in (0, 1, 127, 128, 16_383, 16_384, 2_097_152, 200_000_000):
         for count in (1, 2, 127, 128, 300):
-            values = phase.lanes * -(-count * phase.bits // 8) if phase.lanes > 1 else count * phase.bits // 8
+            values = phase.lanes * -(-count * phase.bits // 8) if phase.lanes > 1 else -(-count * phase.bits // 8)
             message = getattr(peer_pb2, phase.type)(first=position * phase.stride, count=count, values=bytes(values))
             assert phase.length(position, count) == len(message.SerializeToString()), (position, count)
 
 
 def test_every_message_type_has_its_place() -> None:
     """All types of the peer protocol but the receipt stand in the table, and nothing else does."""
-    singles = {"PsiStart", "IntersectionSize", "PaillierKey", "JobFigures", "DirectiveEcho", "Aggregates"}
+    singles = {
+        "PsiStart",
+        "CommonOrder",
+        "FilterAsk",
+        "FilterState",
+        "FilterQueries",
+        "SharedCount",
+        "PaillierKey",
+        "JobFigures",
+        "DirectiveEcho",
+        "Aggregates",
+        "IntersectionSize",
+    }
     assert {phase.type for phase in phases()} | singles == MESSAGE_TYPES - {"StepReceipt"}
+
+
+def test_a_phase_that_may_be_empty_may_be_left_out() -> None:
+    parts = (
+        Phase("FilterIndex", None, 1, optional=True),
+        Phase("FilterAdded", None, 96, optional=True),
+        Single("SharedCount", 2, 2),
+    )
+    end, added = (Shape("SharedCount", 1, 2), 1), (Shape("FilterAdded", 2, 2 + 2 + 24), 1)
+    for said in ([end], [added, end]):
+        check_sequence(parts, said, complete=True)
+    check_sequence(parts[:2], [], complete=True)
+    with pytest.raises(Unlawful):
+        check_sequence(parts, [end, added], complete=True)
+    with pytest.raises(Unlawful):
+        check_sequence((Phase("FilterAdded", None, 96), parts[2]), [end], complete=True)
 
 
 def single(step: str, kind: str, directive: Directive = Directive(), **changes: object) -> Single:  # noqa: B008
