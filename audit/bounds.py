@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from audit.figures import JobView, NodeView, Views
+from audit.filters import check_filters
 from audit.history import Attempt, PolicyRecord
 from audit.ledger import LogRejected
 from audit.policy import Limits
@@ -20,7 +21,7 @@ Missing = Callable[[str], None]
 
 
 def check_bounds(views: Views, missing: Missing, bounds: Limits) -> tuple[str, str]:
-    """(8) Key sizes, intersections, rounds, bands, and who received what.
+    """(8) Key sizes, intersections, rounds, bands, who received what, and published filters.
 
     Returns:
         "passed" or "warning", and the line for people.
@@ -34,6 +35,7 @@ def check_bounds(views: Views, missing: Missing, bounds: Limits) -> tuple[str, s
         checker.check()
         small += checker.small
         checked += 1
+    check_filters([view for _, view in views if view is not None])
     if small:
         return "warning", f"{'; '.join(small[:3])}{f'; and {len(small) - 3} more' if len(small) > 3 else ''}"
     return "passed", f"{checked} jobs within the specification and each node's policy"

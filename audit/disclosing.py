@@ -23,6 +23,7 @@ from audit.spec import JobSpec
 Missing = Callable[[str], None]
 
 SIZES = "protocols.md: sizes"
+FILTER = "protocols.md: the published filter"
 SHARED = "protocols.md: which of its own customers are shared"
 BASE_RATE = "protocols.md: base rate"
 INNER_PRODUCTS = "protocols.md: inner products"
@@ -73,6 +74,12 @@ RULES = (
     Rule("align", "ItemTags", "shared_customers_at_most", "peer", "items", SHARED, when="failed"),
     Rule("align", "SharedMarks", "shared_customers", "peer", "shared", SHARED, when="done"),
     Rule("align", "SharedMarks", "shared_customers_at_most", "peer", "items", SHARED, when="failed"),
+    Rule("align", "FilterState", "filter_version", "peer", "one", FILTER),
+    Rule("align", "SharedConfirmed", "shared_customers", "peer", "shared", SHARED, when="done"),
+    Rule("align", "SharedValues", "shared_customers", "peer", "shared", SHARED, when="done"),
+    Rule("align", "EvaluatedPoints", "shared_customers_at_most", "peer", "items", SHARED, when="failed"),
+    Rule("align", "SharedValues", "shared_customers_at_most", "peer", "items", SHARED, when="failed"),
+    Rule("align", "SharedCount", "shared_number", "peer", "one", SHARED, when="failed"),
     Rule("align", "PsiStart", "set_size", "coordinator", "one", SIZES, when="done"),
     Rule("align", "PsiStart", "rows", "coordinator", "rows", SIZES, when="done"),
     Rule("align", "PsiStart", "by_key", "peer", "items", BY_KEY, flag=lambda spec: bool(spec.align.keys)),
@@ -163,7 +170,7 @@ def _count(rule: Rule, view: JobView, key: AttemptKey, sent: Mapping[str, int]) 
 
 def _value(rule: Rule, view: JobView, by: str, key: AttemptKey) -> str | None:
     """The value that follows from the figures; "" where an entry holds none."""
-    if rule.what in ("weights_of_the_receiver", "score_bands", "intersection_size"):
+    if rule.what in ("weights_of_the_receiver", "score_bands", "intersection_size", "filter_version", "shared_number"):
         return ""
     if rule.what == "rounded_size":
         told = view.counted(key)

@@ -17,7 +17,7 @@ from audit.aligning import METHODS, Method
 from audit.history import Act, Attempt, AttemptKey, ChoiceRecord, JobRecord, Shape
 from audit.layout import SPARE_SLOTS, column_layout, plaintext_bits
 from audit.ledger import Ledger
-from audit.protocol import Figures
+from audit.protocol import Figures, FilterFigures
 from audit.spec import KEYS_MAX, JobSpec
 from audit.split import ROWS_MAX, SplitSizes, split_sizes
 
@@ -151,6 +151,8 @@ class JobView:
         key = self.last_done(self.matching)
         if key is None:
             return {}
+        if self.spec.publisher is not None:
+            return self.told_sizes(key)
         for view in self.nodes.values():
             if (choice := view.choice(key)) is not None:
                 return self._chosen_sizes(choice)
@@ -173,6 +175,17 @@ class JobView:
             return "curve"
         choice = view.choice(attempt.key)
         return METHODS.get(choice.method) if choice is not None else None
+
+    def told_sizes(self, key: AttemptKey) -> dict[str, int]:
+        """By a published filter no message shows a set's size by its items: what most entries say, which the messages that open the
+        alignment are held against (:mod:`audit.plain`).
+        """
+        found: dict[str, int] = {}
+        for party in self.parties:
+            votes = Counter(size for text in self.told(key, "set_size", by=party) if (size := _count(text)) is not None)
+            if votes:
+                found[party] = votes.most_common(1)[0][0]
+        return found
 
     @cached_property
     def found_by_key(self) -> tuple[int, ...]:
@@ -229,6 +242,8 @@ class JobView:
         peer = self.spec.peer_of(sender).name
         whole = attempt.was_done
         sets = self.sets_in(view, attempt)
+        if self.spec.publisher is not None:
+            sets = {**self.told_sizes(key)} if whole and key.step == "align" else {}
         columns = self.columns
         if key.step == "prepare":
             columns = self._columns_in(key)
@@ -252,6 +267,24 @@ class JobView:
             learns=sender == self.spec.learner,
             tells=self.spec.count.tell_partner,
             told=self.counted(key) if whole and key.step == "count" else None,
+            publishes=None if self.spec.publisher is None else self.spec.publisher.name == sender,
+            filter=self._filter(view, attempt, sender) if whole and key.step == "align" else None,
+        )
+
+    def _filter(self, view: NodeView, attempt: Attempt, sender: str) -> FilterFigures | None:
+        """What an alignment by a published filter exchanged; None by another method."""
+        publisher = self.spec.publisher
+        if publisher is None:
+            return None
+        items = {party: attempt.direction(way).items for party, way in _ways(view, attempt)}
+        published, asked = items.get(publisher.name, {}), items.get(self.spec.peer_of(publisher.name).name, {})
+        of_publisher = sender == publisher.name
+        return FilterFigures(
+            whole="FilterRemainders" in published,
+            removed=published.get("FilterRemoved", 0),
+            added=published.get("FilterAdded", 0),
+            queries=asked.get("BlindedPoints", 0) if of_publisher else published.get("EvaluatedPoints", 0),
+            found=asked.get("SharedValues", 0) if of_publisher else published.get("SharedConfirmed", 0),
         )
 
     def _sets(self, view: NodeView, attempt: Attempt, sender: str) -> tuple[tuple[int | None, int | None], ...]:

@@ -18,7 +18,18 @@ from audit.spec import KEYS_MAX, JobSpec
 
 ENDED = ("finished", "failed", "cancelled", "rejected")
 RUNS_MAX = 4096
-PLAIN = frozenset(("PsiStart", "JobFigures", "DirectiveEcho", "Aggregates", "IntersectionSize"))
+PLAIN = frozenset(
+    (
+        "PsiStart",
+        "FilterState",
+        "FilterQueries",
+        "SharedCount",
+        "JobFigures",
+        "DirectiveEcho",
+        "Aggregates",
+        "IntersectionSize",
+    ),
+)
 """Types of messages that carry public figures alone (:mod:`audit.plain`)."""
 ACTS_MAX = 2**16
 """Entries of a job that are not messages or receipts: at most 16 attempts of 68 steps, each with a dozen."""
@@ -159,6 +170,18 @@ class Directive:
     lookup_range: str = ""
 
 
+class FilterRecord(NamedTuple):
+    """A clause of a node's policy about published filters (:class:`node.policy.FilterClause`, where there is a node)."""
+
+    partner: str
+    dataset: str
+    role: str
+    reuse_days: int
+    filter_days: int
+    period_days: int
+    queries: int | None
+
+
 class PolicyRecord(NamedTuple):
     """The bounds of a node's own policy."""
 
@@ -168,6 +191,7 @@ class PolicyRecord(NamedTuple):
     bands_max: int
     small_keys: int
     short_order_keys: int = 0
+    filters: tuple[FilterRecord, ...] = ()
 
 
 NO_DIRECTIVE = Directive()
@@ -239,6 +263,7 @@ class CommitmentRecord(NamedTuple):
     rows: int | None
     columns: int | None
     bits: int | None
+    version: int | None = None
 
 
 class ChoiceRecord(NamedTuple):

@@ -19,6 +19,7 @@ from audit.plain import altered
 from audit.protocol import (
     COMMITTED,
     COORDINATOR_ORDER,
+    FILTER_COMMITTED,
     NODE_ORDER,
     ORDERS,
     Table,
@@ -164,7 +165,7 @@ class _Order:
         for attempt in node.record.attempts.values():
             acts, first = made.get(attempt.key, {}), attempt.first_message
             for act in acts.values():
-                if first is not None and act.seq > first:
+                if first is not None and act.seq > first and act.data.what not in FILTER_COMMITTED:
                     reason = f"{attempt.key}: the commitment to {act.data.what!r} comes after the first message"
                     raise self._refuse(node.name, act.seq, "audit.commitment_late", reason)
             for what in COMMITTED.get(attempt.key.step, ()):
@@ -173,6 +174,16 @@ class _Order:
                     raise self._refuse(node.name, first, "audit.commitment_missing", reason)
             if attempt.was_done:
                 self._committed_sizes(node, attempt, acts)
+            self._filter_committed(node, attempt, acts)
+
+    def _filter_committed(self, node: NodeView, attempt: Attempt, acts: dict[str, Act]) -> None:
+        """An alignment by a published filter names its key and version: where it was done, and at the publisher before it tells."""
+        if attempt.key.step != "align" or self.view.spec.publisher is None:
+            return
+        for what in FILTER_COMMITTED:
+            if what not in acts and (attempt.was_done or attempt.sent.items.get("FilterState")):
+                reason = f"{attempt.key}: there is no commitment to the {what!r}"
+                raise self._refuse(node.name, attempt.state_seq, "audit.commitment_missing", reason)
 
     def _committed_sizes(self, node: NodeView, attempt: Attempt, acts: dict[str, Act]) -> None:
         """The rows and columns committed to are those of the set that was aligned, and of the rows and columns that serve."""
@@ -180,7 +191,8 @@ class _Order:
         columns = self.view.columns.get(node.name)
         sets = self._own_sets(node, attempt)
         shown = {
-            ("dataset", "rows"): sets[0] if sets and not self.view.spec.align.keys else None,
+            ("dataset", "rows"): self._dataset_rows(node.name, attempt, sets),
+            ("filter", "rows"): self._size_of(self.view.spec.publisher.name, attempt) if self.view.spec.publisher else None,
             ("encoded", "rows"): sum(self.view.split) if self.view.split else None,
             ("encoded", "columns"): columns - intercept if columns is not None else None,
         }
@@ -206,6 +218,17 @@ class _Order:
         """See :mod:`audit.choosing`."""
         for seq, reason in bad_choices(self.view, node):
             raise self._refuse(node.name, seq, "audit.choice", reason)
+
+    def _dataset_rows(self, party: str, attempt: Attempt, sets: Sequence[int]) -> int | None:
+        """Rows of a data set that was aligned by one identifier."""
+        if self.view.spec.publisher is not None:
+            return self._size_of(party, attempt)
+        return sets[0] if sets and not self.view.spec.align.keys else None
+
+    def _size_of(self, party: str, attempt: Attempt) -> int | None:
+        """A set's size where no message counts it: in an alignment by a published filter."""
+        counted = attempt.key.step == "align" and self.view.spec.publisher is not None
+        return self.view.told_sizes(attempt.key).get(party) if counted else None
 
     # ---- the coordinator's steps ------------------------------------------------------------------------------------------
 

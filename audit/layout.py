@@ -18,6 +18,17 @@ POINT_BYTES = 32
 KEPT_BYTES = 16
 """Leading bytes of a doubly-masked u-coordinate that are sent and compared."""
 
+FILTER_REMAINDER_BITS = 61
+"""Bits of a masked customer that a published filter holds beside its prefix: a value that is none of the filter's is taken for one
+with a chance below 2**-61, so below 2**-40 for two million of them."""
+ORDER_BYTES = 32
+"""Each side's part in the order of rows."""
+FILTER_PREFIX_MIN = 3
+FILTER_PREFIX_MAX = 28
+"""Bits of the prefix: the least for which 2**bits reaches the number of elements."""
+FILTER_CHANGE_BYTES = 12
+"""An element that came to a filter or left it: prefix and remainder, filled up with zero bits."""
+
 BASE_OTS = 128
 """Base transfers, and bits of a key: the computational security parameter of the extension."""
 WORD_BYTES = 8
@@ -53,6 +64,11 @@ PLAINTEXT_HEADROOM = 2
 def log2_ceil(value: int) -> int:
     """Smallest ``b`` with ``value <= 2**b``."""
     return max(0, (value - 1).bit_length())
+
+
+def filter_prefix_bits(elements: int) -> int:
+    """Prefix bits of a filter that is published anew for so many elements."""
+    return max(FILTER_PREFIX_MIN, log2_ceil(elements))
 
 
 def ciphertext_bytes(key_bits: int) -> int:

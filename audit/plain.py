@@ -3,6 +3,7 @@
     PsiStart         the sender's set size, for each key            DirectiveEcho    the coordinator's numbers
     JobFigures       rows, columns, the label holder's base rate    Aggregates       as the label holder disclosed them
     IntersectionSize what the learner of a count told
+    FilterState      a filter's key, version, digest and sizes      FilterQueries, SharedCount   how many items of a kind follow
 
 A log holds a message's SHA-256.  Where the logs' word for these figures gives another one, the message said something else
 than the logs do, however many of them agree.
@@ -19,7 +20,8 @@ from collections.abc import Iterator, Sequence
 
 from audit.figures import JobView, NodeView
 from audit.history import PLAIN, Attempt, Directive
-from audit.protocol import Figures
+from audit.layout import FILTER_PREFIX_MAX, FILTER_PREFIX_MIN, filter_prefix_bits
+from audit.protocol import Figures, FilterFigures
 
 _VARINT, _DOUBLE, _BYTES = 0, 1, 2
 
@@ -77,6 +79,8 @@ def plain_message(kind: str, figures: Figures, directive: Directive, *, step: st
         return None if own is None else psi_start(own)
     if kind == "IntersectionSize" and f.told is not None:
         return _number(1, f.told)
+    if kind in ("FilterQueries", "SharedCount") and f.filter is not None:
+        return _number(1, f.filter.queries if kind == "FilterQueries" else f.filter.found)
     if kind == "JobFigures" and f.rows is not None and f.own_columns is not None:
         rate = f.base_rate if f.holds_label else ""
         return None if rate is None else _number(1, f.rows) + _number(2, f.own_columns) + _text(3, rate.encode())
@@ -84,6 +88,42 @@ def plain_message(kind: str, figures: Figures, directive: Directive, *, step: st
         coefficients = directive.coefficients if step in ("round", "finish") else ()
         return directive_echo(coefficients, "" if step == "finish" else directive.lookup_range)
     return None
+
+
+def filter_state(
+    key: bytes, version: int, digest: bytes, *, prefix_bits: int, base: int, removed: int, added: int, reusable: bool
+) -> bytes:
+    """A ``FilterState``."""
+    numbers = enumerate((prefix_bits, base, removed, added, int(reusable)), 4)
+    return _text(1, key) + _number(2, version) + _text(3, digest) + b"".join(_number(field, value) for field, value in numbers)
+
+
+def _filter_states(node: NodeView, attempt: Attempt, figures: FilterFigures, elements: int | None) -> set[str]:
+    """Digests of the ``FilterState`` that the node's commitments allow; no log tells the prefix of a filter that was not sent, nor,
+    by itself, whether both policies let it serve again.
+    """
+    made = {act.data.what: act.data for act in node.record.of("commitment") if act.key == attempt.key}
+    key, version = made.get("filter key"), made.get("filter")
+    if key is None or version is None or version.version is None or elements is None:
+        return set()
+    changes = figures.removed + figures.added
+    lengths = [filter_prefix_bits(elements)] if figures.whole else range(FILTER_PREFIX_MIN, FILTER_PREFIX_MAX + 1)
+    base = 0 if figures.whole else version.version - (changes > 0)
+    found = (
+        filter_state(
+            bytes.fromhex(key.sha256),
+            version.version,
+            bytes.fromhex(version.sha256),
+            prefix_bits=length,
+            base=base,
+            removed=figures.removed,
+            added=figures.added,
+            reusable=reusable,
+        )
+        for length in lengths
+        for reusable in (True, False)
+    )
+    return {hashlib.sha256(data).hexdigest() for data in found}
 
 
 def altered(view: JobView, node: NodeView, attempt: Attempt) -> Iterator[tuple[str, str]]:
@@ -97,8 +137,12 @@ def altered(view: JobView, node: NodeView, attempt: Attempt) -> Iterator[tuple[s
             if kind == "Aggregates":
                 said = view.told(attempt.key, "aggregates", by=sender, to=view.spec.peer_of(sender).name)
                 data = aggregates(said[0]) if said else None
+            if kind == "FilterState" and figures.filter is not None:
+                states = _filter_states(node, attempt, figures.filter, figures.own_set)
+                if states and sha256 not in states:
+                    yield way, kind
             if data is not None and hashlib.sha256(data).hexdigest() != sha256:
                 yield way, kind
 
 
-__all__ = ["PLAIN", "aggregates", "altered", "directive_echo", "plain_message", "psi_start"]
+__all__ = ["PLAIN", "aggregates", "altered", "directive_echo", "filter_state", "plain_message", "psi_start"]

@@ -23,7 +23,10 @@ from audit.layout import (
     BAND_ENTRIES,
     BASE_OTS,
     COEFFICIENT_MAX,
+    FILTER_CHANGE_BYTES,
+    FILTER_REMAINDER_BITS,
     KEPT_BYTES,
+    ORDER_BYTES,
     POINT_BYTES,
     RANGE_MAX,
     RANGE_MIN,
@@ -33,6 +36,7 @@ from audit.layout import (
     SlotLayout,
     ciphertext_bytes,
     column_layout,
+    filter_prefix_bits,
     plaintext_bits,
     preconditioner_layout,
     score_bits,
@@ -113,6 +117,9 @@ COMMITTED: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """What a node commits to before the first message of each attempt of a step."""
 
+FILTER_COMMITTED = ("filter key", "filter")
+"""What both nodes commit to besides, as soon as they have it, in an alignment by a published filter."""
+
 
 def follows(step: str, round: int, after: tuple[str, int], kind: str = "train") -> bool:
     """Whether a step is the one, or one of the two, that come after another in a job of a kind."""
@@ -168,6 +175,7 @@ class Phase:
         items: how many in all; None where no figure in the log tells.
         bits, lanes: an item takes ``bits`` in each of ``lanes`` rows of a message's values, each row filled up to whole bytes.
         stride: what one item adds to the position of the next message.
+        optional: where ``items`` is None, whether there may be none at all.
     """
 
     type: str
@@ -175,6 +183,7 @@ class Phase:
     bits: int
     lanes: int = 1
     stride: int = 1
+    optional: bool = False
 
     def length(self, position: int, count: int) -> int:
         """Serialised length of a message of ``count`` items after ``position`` others."""
@@ -206,6 +215,24 @@ Part = Phase | Single | Turns
 
 
 @dataclass(frozen=True)
+class FilterFigures:
+    """What crossed in an alignment by a published filter that was done.
+
+    Attributes:
+        whole: whether the filter was sent as a whole.
+        removed, added: its changes.
+        queries, found: identifiers asked about, and values of the filter that the querier found, as *the other* side than the
+            sender of a message counted them: so that each direction is held against the other.
+    """
+
+    whole: bool
+    removed: int
+    added: int
+    queries: int
+    found: int
+
+
+@dataclass(frozen=True)
 class Figures:
     """The public figures of one attempt, from the sender's side; None where the log does not tell.
 
@@ -217,6 +244,8 @@ class Figures:
         own_columns, peer_columns: encoded columns, the label holder's intercept counted.
         rounds: most rounds of the job.
         base_rate: as disclosed; None where an attempt ended before that.
+        publishes: in an alignment by a published filter, whether the sender is its publisher; None by another method.
+        filter: what both directions of such an attempt exchanged, where it was done.
         renewed: earlier directions whose ciphertexts a round exchanges once more, because the keys are new since.
         learns, tells, told: in a count: whether the sender learns the number, whether the learner tells it, and what it tells.
     """
@@ -239,6 +268,8 @@ class Figures:
     learns: bool = False
     tells: bool = False
     told: int | None = None
+    publishes: bool | None = None
+    filter: FilterFigures | None = None
 
     @property
     def slots(self) -> int:
@@ -247,6 +278,8 @@ class Figures:
 
 
 def _align(f: Figures, round: int, directive: Directive) -> tuple[Part, ...]:
+    if f.publishes is not None:
+        return (_start(f.own_set), *(_published(f) if f.publishes else _queried(f)))
     if f.method is None:
         return (_start(f.own_set),)
     if f.method == "ot":
@@ -283,6 +316,48 @@ def _count(f: Figures, round: int, directive: Directive) -> tuple[Part, ...]:
     if not f.tells:
         return start, masked
     return start, masked, Single("IntersectionSize", *((0, 1 + 5) if f.told is None else (number_field(f.told),) * 2))
+
+
+_HASH_FIELD = bytes_field(32)
+_NUMBER_MAX = 1 + varint(2**32 - 1)
+_ORDER = Single("CommonOrder", bytes_field(ORDER_BYTES), bytes_field(ORDER_BYTES))
+
+
+def _optional(kind: str, items: int | None, bits: int) -> Phase:
+    return Phase(kind, items, bits, optional=True)
+
+
+def _published(f: Figures) -> tuple[Part, ...]:
+    """The publisher of a filter: the filter or its changes, the answers, which of the values found are its own."""
+    size, c = f.own_set, f.filter
+    index: int | None = None
+    if c is not None and size is not None:
+        index = size + (1 << filter_prefix_bits(size)) if c.whole else 0
+    state = 2 * _HASH_FIELD + number_field(1) + number_field(3)
+    return (
+        _ORDER,
+        Single("FilterState", state, 2 * _HASH_FIELD + number_field(3) + 4 * _NUMBER_MAX + number_field(1)),
+        _optional("FilterIndex", index, 1),
+        _optional("FilterRemainders", (size if c.whole else 0) if c else None, FILTER_REMAINDER_BITS),
+        _optional("FilterRemoved", c.removed if c else None, 8 * FILTER_CHANGE_BYTES),
+        _optional("FilterAdded", c.added if c else None, 8 * FILTER_CHANGE_BYTES),
+        _optional("EvaluatedPoints", c.queries if c else None, 8 * POINT_BYTES),
+        _optional("SharedConfirmed", c.found if c else None, 1),
+    )
+
+
+def _queried(f: Figures) -> tuple[Part, ...]:
+    """The querier: what it holds, how many it asks about, these, how many values it found, and those."""
+    c = f.filter
+    queries, found = (None, None) if c is None else (c.queries, c.found)
+    return (
+        _ORDER,
+        Single("FilterAsk", 0, 2 * _HASH_FIELD + 2 * _NUMBER_MAX + number_field(1)),
+        Single("FilterQueries", *((0, _NUMBER_MAX) if queries is None else (number_field(queries),) * 2)),
+        _optional("BlindedPoints", queries, 8 * POINT_BYTES),
+        Single("SharedCount", *((0, _NUMBER_MAX) if found is None else (number_field(found),) * 2)),
+        _optional("SharedValues", found, 8 * KEPT_BYTES),
+    )
 
 
 def _ciphertexts(f: Figures, kind: str, items: int | None, stride: int = 1) -> Phase:

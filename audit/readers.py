@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from audit.history import (
     Directive,
     DisclosureRecord,
     EndRecord,
+    FilterRecord,
     ItemRecord,
     JobRecord,
     MessageRecord,
@@ -43,6 +45,7 @@ _STATE = re.compile("start|done|failed")
 _NUMBER = re.compile(r"-?[0-9]{1,17}(\.[0-9]{1,25})?(e[-+][0-9]{1,3})?|-?inf|nan")
 _TEXT_MAX = 2**13
 _ITEMS_MAX = 256
+_DAYS_MAX = 36_500
 
 
 class Disorder(DataError):
@@ -252,7 +255,7 @@ def _approval(job: JobRecord, entry: Entry, offset: int, own: str) -> None:
 
 
 def _commitment(job: JobRecord, entry: Entry, offset: int, own: str) -> None:
-    sizes = (_optional(entry, name) for name in ("rows", "columns", "bits"))
+    sizes = (_optional(entry, name) for name in ("rows", "columns", "bits", "version"))
     _act(job, entry, "commitment", CommitmentRecord(short(entry, "what"), text(entry, "sha256", _HASH), *sizes))
 
 
@@ -304,9 +307,25 @@ def _job(job: JobRecord, entry: Entry, offset: int, own: str) -> None:
 def policy_of(entry: Entry) -> PolicyRecord | None:
     """The bounds that a `policy` entry names; None where it names a digest alone, as the first version did."""
     entry = {"short_order_keys": 0, **entry}
-    if not all(type(entry.get(name)) is int for name in PolicyRecord._fields):
+    names = [name for name in PolicyRecord._fields if name != "filters"]
+    if not all(type(entry.get(name)) is int for name in names):
         return None
-    return PolicyRecord(*(integer(entry, name) for name in PolicyRecord._fields))
+    minimum, key_bits, rounds, bands, small, short_order = (integer(entry, name) for name in names)
+    return PolicyRecord(minimum, key_bits, rounds, bands, small, short_order, _filters_of(entry))
+
+
+def _filters_of(entry: Entry) -> tuple[FilterRecord, ...]:
+    """The clauses about published filters; one that cannot be read allows nothing."""
+    clauses = entry.get("filters", [])
+    found = []
+    for clause in clauses[:_ITEMS_MAX] if isinstance(clauses, list) else []:
+        line: dict[str, Json] = {"kind": "policy", **clause} if isinstance(clause, dict) else {"kind": "policy"}
+        with contextlib.suppress(DataError):
+            reuse, whole, period = (integer(line, name) for name in ("reuse_days", "filter_days", "period_days"))
+            partner, dataset, role = text(line, "partner", _NAME), short(line, "dataset"), short(line, "role")
+            reuse, whole, period = (min(days, _DAYS_MAX) for days in (reuse, whole, period))
+            found.append(FilterRecord(partner, dataset, role, reuse, whole, period, _optional(line, "queries")))
+    return tuple(found)
 
 
 def after_end(job: JobRecord, entry: Entry, own: str) -> bool:

@@ -34,7 +34,7 @@ class _Progress:
     @property
     def may_end(self) -> bool:
         """Whether another phase may follow now."""
-        return self.through or (self.phase.items is None and self.items > 0)
+        return self.through or (self.phase.items is None and (self.items > 0 or self.phase.optional))
 
     def take(self, shape: Shape, times: int, index: int) -> int:
         """Take as many of ``times`` messages as belong to this phase."""
@@ -127,7 +127,7 @@ class _Matcher:
             if isinstance(part, Turns) and isinstance(progress, tuple):
                 through = all(each.may_end for each in progress)
             elif isinstance(part, Phase):
-                through = progress.may_end if isinstance(progress, _Progress) else part.items == 0
+                through = progress.may_end if isinstance(progress, _Progress) else part.items == 0 or part.optional
             else:
                 through = isinstance(part, Turns) and part.first.items == 0 and part.second.items == 0
             if not through:

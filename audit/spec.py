@@ -100,13 +100,25 @@ class JoinKey(_Strict):
 class Align(_Strict):
     """How the shared customers are found (protocols.md, section 1): by one identifier, or by several tried in order.
 
+    ``publisher`` stands where the method is ``filter``, and there alone: whose set is published, once, and brought forward from job
+    to job; customers are then found by one identifier without a name.
+
     The canonical form has ``keys`` where several are named (or one by its name), and ``normalise`` otherwise.
     """
 
-    method: Literal["auto", "curve", "ot"] = "auto"
+    method: Literal["auto", "curve", "ot", "filter"] = "auto"
     normalise: Rule = "casefold"
     keys: Annotated[list[JoinKey], Field(max_length=KEYS_MAX)] = []
     minimum: Annotated[int, Field(ge=1)] = 1000
+    publisher: Literal["label_holder", "feature_holder"] | None = None
+
+    @model_validator(mode="after")
+    def _whose_filter(self) -> Align:
+        if (self.method == "filter") != (self.publisher is not None):
+            raise ValueError("publisher must be named where method is filter, and only there")
+        if self.publisher is not None and self.keys:
+            raise ValueError("a published filter finds customers by one identifier: leave align.keys out")
+        return self
 
     @model_validator(mode="after")
     def _one_form(self) -> Align:
@@ -121,6 +133,8 @@ class Align(_Strict):
     def _without(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         document: dict[str, Any] = handler(self)
         del document["normalise" if self.keys else "keys"]
+        if self.publisher is None:
+            del document["publisher"]
         return document
 
 
@@ -244,8 +258,9 @@ class JobSpec(_Strict):
 
     @property
     def align_method(self) -> Literal["auto", "curve", "ot"]:
-        """``align.method``, but masking on the curve where the job tries several keys or counts."""
-        return "curve" if self.align.keys or self.kind == "count" else self.align.method
+        """``align.method``, but masking on the curve where the job tries several keys, counts or uses a filter."""
+        method = self.align.method
+        return "curve" if self.align.keys or self.kind == "count" or method == "filter" else method
 
     @model_validator(mode="after")
     def _one_kind(self) -> JobSpec:
@@ -255,6 +270,8 @@ class JobSpec(_Strict):
                 raise ValueError(f'kind = "{self.kind}" takes no {table}')
         parties = (self.label_holder, self.feature_holder)
         if self.kind == "count":
+            if self.align.publisher is not None:
+                raise ValueError("customers are counted by no published filter, which tells who is shared")
             if any(party.features for party in parties):
                 raise ValueError('kind = "count" takes no features')
             if len(self.align.keys) > 1:
@@ -310,6 +327,28 @@ class JobSpec(_Strict):
             f"{name!r} is no party of this job ({self.label_holder.name}, {self.feature_holder.name}).",
             remedy="Name this node in the specification or run it on the node it names.",
         )
+
+    @property
+    def publisher(self) -> Party | None:
+        """The party whose set is published as a filter, where the job aligns by one."""
+        if self.align.publisher is None:
+            return None
+        return self.label_holder if self.align.publisher == "label_holder" else self.feature_holder
+
+    def relation(self) -> str:
+        """SHA-256, hex, of what one filter key may serve for: publisher and querier, their data sets, one way to normalise.
+
+        Raises:
+            UsageError: ``spec.no_publisher`` where the job aligns by no filter.
+        """
+        publisher = self.publisher
+        if publisher is None:
+            raise UsageError("spec.no_publisher", "This job aligns by no published filter.", remedy="Name align.publisher.")
+        querier = self.peer_of(publisher.name)
+        parties = {"publisher": publisher, "querier": querier}
+        document = {name: {"name": party.name, "dataset": party.dataset} for name, party in parties.items()}
+        fields: dict[str, Any] = {"v": 1, "kind": "isthmus.relation", "normalise": self.align.normalise, **document}
+        return hashlib.sha256(rfc8785.dumps(fields)).hexdigest()
 
     def peer_of(self, name: str) -> Party:
         """The other party than ``name``."""

@@ -161,6 +161,11 @@ _SENTENCES: dict[str, Callable[[str, str, int, Sequence[str]], str]] = {
     "shared_customers_at_most": lambda by, to, n, v: (
         f"Which of its own customers are among {n:,} of {by}: from an alignment that failed late, and led to nothing."
     ),
+    "shared_number": lambda by, to, n, v: "How many customers are shared: from an alignment that failed then, and led to nothing.",
+    "filter_version": lambda by, to, n, v: (
+        f"A list of all customers of {by} under its secret key, or what changed in it. {to} can find only its own customers in it,"
+        f" and only by asking {by}; of the other entries it sees which, whoever they are, come and go from job to job."
+    ),
     "rows": _rows,
     "by_key": lambda by, to, n, v: (
         f"By which identifier each shared customer was found, and how many customers of {by} that were not found before have each"
@@ -238,6 +243,8 @@ COMMITMENTS = {
     "dataset": "its data set as loaded",
     "encoded": "the shared customers’ rows as encoded",
     "paillier key": "its encryption key",
+    "filter key": "the key of the published filter",
+    "filter": "the version of the published filter",
 }
 
 KEY_KINDS = {"standard": "", "short-order": ", whose randomness has a short secret order (quicker; one assumption more)"}
@@ -263,6 +270,17 @@ def chosen(method: str, reason: str) -> str:
     return f"Customers were matched {MATCHING.get(method, f'by {method}')}, because {reason}."
 
 
+def _how(spec: JobSpec) -> str:
+    return "" if spec.publisher is not None else f", {MATCHING[spec.align_method]}"
+
+
+def _published(spec: JobSpec) -> list[tuple[str, str]]:
+    if spec.publisher is None:
+        return []
+    querier = spec.peer_of(spec.publisher.name).name
+    return [("Published filter", f"of {spec.publisher.name}, kept by {querier} from job to job as long as both allow")]
+
+
 def terms(spec: JobSpec) -> list[tuple[str, str]]:
     """What was approved, as (term, meaning) in a reader's order."""
     if spec.kind == "count":
@@ -275,7 +293,8 @@ def terms(spec: JobSpec) -> list[tuple[str, str]]:
     return [
         ("Predicted", f"column “{spec.label_column}” of {spec.label_holder.name}"),
         ("Model", f"logistic regression, penalty (L2) {model.l2}"),
-        ("Customers matched", f"{_matched(spec)}, by private set intersection, {MATCHING[spec.align_method]}"),
+        ("Customers matched", f"{_matched(spec)}, by private set intersection{_how(spec)}"),
+        *_published(spec),
         ("Fewest shared customers", f"{spec.align.minimum:,}; with fewer the job stops before anything else happens"),
         ("Encryption", f"Paillier keys of {model.key_bits:,} bits{KEY_KINDS[model.key_kind]}"),
         ("Training", f"at most {model.rounds} rounds, until within {model.tolerance} of the optimum"),

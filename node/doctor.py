@@ -20,6 +20,7 @@ from node.config import NodeConfig, load_config, parse_address
 from node.data.report import examine
 from node.doctor_certificates import accepts_next, own_certificate, partner_validity
 from node.doctor_engine import engine
+from node.doctor_filters import filters
 from node.doctor_peers import told_by
 from node.doctor_report import Check, failed
 from node.doctor_secrets import core_dumps, encryption, folders
@@ -67,6 +68,7 @@ def diagnose(config_path: Path, *, clock: Clock = _utc_now) -> list[Check]:
     checks.append(_disk(config))
     checks += engine(config)
     checks += _retention(config)
+    checks += filters(config, clock())
     try:
         partners = known_partners(config)
         checks += _partners(config, partners, identity, clock())
@@ -105,6 +107,7 @@ def _policy(config: NodeConfig) -> Iterator[Check]:
         yield failed("policy", error)
         return
     datasets = {clause.name for clause in policy.dataset} | {rule.dataset for rule in policy.auto_approve}
+    datasets |= {clause.dataset for clause in policy.filter}
     unknown = sorted(datasets - {dataset.name for dataset in config.dataset})
     if unknown:
         yield Check(
@@ -127,7 +130,7 @@ def _policy(config: NodeConfig) -> Iterator[Check]:
 
 def _strangers(config: NodeConfig, policy: Policy) -> list[str]:
     """Partners that the policy names and no partner file; none when a file cannot be read, which is another check's to tell."""
-    named = {rule.partner for rule in policy.auto_approve}
+    named = {rule.partner for rule in policy.auto_approve} | {clause.partner for clause in policy.filter}
     for clause in policy.dataset:
         named.update(clause.partners or [])
     if policy.partners.allow != "added":

@@ -115,6 +115,32 @@ class RetentionSection(Strict):
         return str(self.days) if self.days is not None else self.keep or "none"
 
 
+class FilterClause(Strict):
+    """Lets jobs with one partner align one data set by a published filter, in one of its two roles; without a clause none may.
+
+    Attributes:
+        role: whether this node publishes its masked customers to the partner, or asks about its own against the partner's.
+        reuse_days: how long a key, the filter under it and this node's own masked customers serve further jobs; 0: each job starts
+            afresh.
+        filter_days: how long a filter is brought forward by its changes before it is published as a whole again (publisher).
+        queries: most customers that the partner may ask about in any ``period_days`` (publisher).
+    """
+
+    partner: Name
+    dataset: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+    role: Literal["publisher", "querier"]
+    reuse_days: Annotated[int, Field(ge=0, le=366)] = 0
+    filter_days: Annotated[int, Field(ge=1, le=366)] = 30
+    queries: Annotated[int, Field(ge=1, le=10**12)] | None = None
+    period_days: Annotated[int, Field(ge=1, le=366)] = 30
+
+    @model_validator(mode="after")
+    def _bounded(self) -> FilterClause:
+        if (self.role == "publisher") != (self.queries is not None):
+            raise ValueError("a publisher's clause says how many queries it answers, and no other does")
+        return self
+
+
 JobKind = Literal["train", "count"]
 
 
@@ -146,6 +172,7 @@ class Policy(Strict):
     links: LinksSection = LinksSection()
     retention: RetentionSection = RetentionSection()
     dataset: list[DatasetClause] = Field(default_factory=list)
+    filter: list[FilterClause] = Field(default_factory=list)
     auto_approve: list[AutoApprove] = Field(default_factory=list)
 
     @model_validator(mode="after")
@@ -153,11 +180,30 @@ class Policy(Strict):
         for what, names in (
             ("data set", [clause.name for clause in self.dataset]),
             ("auto_approve rule", [rule.name for rule in self.auto_approve]),
+            ("filter clause", [f"{clause.dataset} with {clause.partner} as {clause.role}" for clause in self.filter]),
         ):
             for name in names:
                 if names.count(name) > 1:
                     raise ValueError(f"the {what} {name!r} stands twice")
         return self
+
+    def filter_clause(self, spec: JobSpec, me: str) -> FilterClause:
+        """The clause that lets this node take its part in a job that aligns by a published filter.
+
+        Raises:
+            PolicyError: ``policy.filter``.
+        """
+        role = "publisher" if spec.publisher is not None and spec.publisher.name == me else "querier"
+        partner, dataset = spec.peer_of(me).name, spec.party(me).dataset
+        for clause in self.filter:
+            if (clause.partner, clause.dataset, clause.role) == (partner, dataset, role):
+                return clause
+        raise PolicyError(
+            "policy.filter",
+            f"The job aligns {dataset!r} with {partner!r} by a published filter, this node as {role}; no [[filter]] clause of the"
+            " policy allows it.",
+            remedy='Add the clause, or submit the job with align.method = "curve".',
+        )
 
 
 @dataclass(frozen=True)
@@ -194,6 +240,7 @@ def check_spec(spec: JobSpec, *, config: NodeConfig, policy: Policy, partners: M
             ``policy.coordinator_unknown``, ``policy.partner_unknown``, ``policy.partner_role``, ``policy.partner_not_allowed``,
             ``policy.dataset_unknown``, ``policy.dataset_not_offered``, ``policy.dataset_partner``, ``policy.features_max``,
             ``policy.feature_not_offered``, ``policy.feature_is_label``, ``policy.label_not_offered``, ``policy.label_kind``,
+            ``policy.filter``,
             ``policy.normalise``, ``policy.key_too_short``, ``policy.key_kind``, ``policy.minimum_intersection``, ``policy.sample``,
             ``policy.rounds``, ``policy.bands``, ``policy.disclose_feature_holder``, ``policy.disclose_coordinator``,
             ``policy.key_not_offered``, ``policy.count``, ``policy.count_learner``, ``policy.count_step``.
@@ -218,6 +265,8 @@ def check_spec(spec: JobSpec, *, config: NodeConfig, policy: Policy, partners: M
             f"The job's align.normalise is {spec.align.normalise!r}; the data set {dataset.name!r} declares {dataset.normalise!r}.",
             remedy="Both nodes must declare the rule that the job names: agree on one with the partner.",
         )
+    if spec.publisher is not None:
+        policy.filter_clause(spec, own.name)
     _check_minimum(spec, policy)
     if spec.kind == "count":
         warnings = _check_count(spec, own, policy)

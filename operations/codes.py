@@ -51,21 +51,21 @@ paillier: ciphertext_length ciphertext_not_unit ciphertext_range ciphertext_subg
 partner: duplicate invalid next_not_added no_coordinator own_name role unknown unreadable
 peer: unknown_code version_unknown
 policy: bands coordinator coordinator_unknown count count_learner count_period count_step dataset_not_offered dataset_partner
-    dataset_unknown disclose_coordinator disclose_feature_holder feature_is_label feature_not_offered features_max key_kind
-    key_not_offered key_too_short label_kind label_not_offered minimum_intersection normalise not_a_party own_role
-    partner_not_allowed partner_role partner_unknown patience rounds sample
+    dataset_unknown disclose_coordinator disclose_feature_holder feature_is_label feature_not_offered features_max filter
+    filter_queries key_kind key_not_offered key_too_short label_kind label_not_offered minimum_intersection normalise
+    not_a_party own_role partner_not_allowed partner_role partner_unknown patience rounds sample
 products: entry_bits entry_range shape shifts
 protocol: malformed_message not_reduced unexpected_message wrong_count wrong_length wrong_position
-psi: base base_point batch_size bin_overflow duplicate_identifier empty_set identifier_not_text impossible_size key_lengths
-    less_than_declared low_order_point marked_padding more_than_declared non_canonical_point not_ascending not_sorted order
-    padding repeated_element scalar secret store_failed too_few_shared too_many_elements trees wrong_count wrong_length
-    wrong_position
+psi: base base_point batch_size bin_overflow duplicate_identifier empty_set filter_digest filter_key_age filter_malformed
+    filter_request filter_state filter_values identifier_not_text impossible_size key_lengths less_than_declared low_order_point
+    marked_padding more_than_declared non_canonical_point not_ascending not_sorted order padding repeated_element scalar secret
+    store_failed tags too_few_shared too_many_elements trees wrong_count wrong_length wrong_position
 receipt: parties payload_digest sender
 relay: absent bad_key bad_seal busy disabled ended exhausted expired left malformed met_twice no_room not_running oversized
     protocol_version stalled stopping superseded truncated wrong_identity
 scoring: bad_aggregates bad_band one_class
 seed: unreadable
-spec: empty invalid not_a_number not_a_party not_canonical too_large
+spec: empty invalid no_publisher not_a_number not_a_party not_canonical too_large
 state: in_use object_array permissions unreadable unwritable write_failed
 store: backup_failed bad_url in_use newer_schema no_database no_driver other_owner read_failed unusable write_failed
 training: bad_directive base_rate directives_differ label_missing no_mask_left one_class preconditioner_range rows_differ

@@ -176,6 +176,138 @@ class SharedMarks(_message.Message):
     values: bytes
     def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
 
+class CommonOrder(_message.Message):
+    __slots__ = ("share",)
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    share: bytes
+    def __init__(self, share: _Optional[bytes] = ...) -> None: ...
+
+class FilterAsk(_message.Message):
+    __slots__ = ("reuse_days", "key", "version", "digest", "renew")
+    REUSE_DAYS_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    RENEW_FIELD_NUMBER: _ClassVar[int]
+    reuse_days: int
+    key: bytes
+    version: int
+    digest: bytes
+    renew: bool
+    def __init__(self, reuse_days: _Optional[int] = ..., key: _Optional[bytes] = ..., version: _Optional[int] = ..., digest: _Optional[bytes] = ..., renew: _Optional[bool] = ...) -> None: ...
+
+class FilterState(_message.Message):
+    __slots__ = ("key", "version", "digest", "prefix_bits", "base", "removed", "added", "reusable")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_BITS_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    ADDED_FIELD_NUMBER: _ClassVar[int]
+    REUSABLE_FIELD_NUMBER: _ClassVar[int]
+    key: bytes
+    version: int
+    digest: bytes
+    prefix_bits: int
+    base: int
+    removed: int
+    added: int
+    reusable: bool
+    def __init__(self, key: _Optional[bytes] = ..., version: _Optional[int] = ..., digest: _Optional[bytes] = ..., prefix_bits: _Optional[int] = ..., base: _Optional[int] = ..., removed: _Optional[int] = ..., added: _Optional[int] = ..., reusable: _Optional[bool] = ...) -> None: ...
+
+class FilterQueries(_message.Message):
+    __slots__ = ("elements",)
+    ELEMENTS_FIELD_NUMBER: _ClassVar[int]
+    elements: int
+    def __init__(self, elements: _Optional[int] = ...) -> None: ...
+
+class FilterIndex(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class FilterRemainders(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class FilterRemoved(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class FilterAdded(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class BlindedPoints(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class EvaluatedPoints(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class SharedCount(_message.Message):
+    __slots__ = ("elements",)
+    ELEMENTS_FIELD_NUMBER: _ClassVar[int]
+    elements: int
+    def __init__(self, elements: _Optional[int] = ...) -> None: ...
+
+class SharedValues(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class SharedConfirmed(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
 class PaillierKey(_message.Message):
     __slots__ = ("bits", "modulus", "h_s")
     BITS_FIELD_NUMBER: _ClassVar[int]

@@ -63,6 +63,7 @@ class Ask:
         reachable: the nodes that listen; none: everything takes the relay.
         method: how customers are matched.
         minimum: shared customers asked for; above SHARED the alignment fails.
+        publisher: whose set is published as a filter, kept from job to job; by default the alignment is the curve's.
         train_rows: rows to train on at most; 0 for all.
     """
 
@@ -80,6 +81,7 @@ class Ask:
     numbers_only: bool = False
     reachable: tuple[str, ...] = ("platform",)
     method: str = "auto"
+    publisher: str = ""
     keys: tuple[str, ...] = ()
     """The keys of :data:`KEYS` that customers are found by, in this order; the world offers them where its first job has some."""
     count: str = ""
@@ -109,6 +111,11 @@ REPREPARED = Ask(ending="stop", stop_at="MaskedWeights", stops=3, holdout="0")
 """Stopped so often in its second round that no mask is left, and prepared a second time."""
 REPREPARED_LATE = Ask(ending="stop", stop_at="FirstResiduals", stops=2, rounds=2, holdout="0")
 """Stopped twice in its first round, so that the second finds no mask and is prepared for."""
+FILTERED = Ask(publisher="feature_holder", rounds=1, holdout="0")
+"""Aligned by a published filter; the second such job is aligned by the first one's."""
+FILTERED_FEW = Ask(publisher="feature_holder", rounds=1, holdout="0", minimum=SHARED + 1)
+SEVERAL_FILTERED = (FILTERED, FILTERED_FEW, FILTERED)
+"""Between the same parties: published as a whole, then used, with a failure between."""
 KEYED = Ask(rounds=1, keys=("phone", "email"))
 """Found by telephone, then by e-mail; the nodes keep what a replay takes."""
 COUNTED = Ask(count="label_holder", minimum=110)
@@ -201,6 +208,8 @@ def world(folder: Path, ask: Ask, *, rounds: int = 2) -> Iterator[World]:
             small_keys=True,
             reachable=ask.reachable,  # type: ignore[arg-type]
         )
+        if ask.publisher:
+            _allow_filter(layout, ask)
         for name in NODES:
             _offer_more(layout, name, ask)
         config = load_coordinator(layout.config("coordinator"))
@@ -213,6 +222,16 @@ def world(folder: Path, ask: Ask, *, rounds: int = 2) -> Iterator[World]:
             for node in running.values():
                 node.stop()
             server.stop()
+
+
+def _allow_filter(layout: parties.Layout, ask: Ask) -> None:
+    for name in NODES:
+        publishes = (ask.publisher == "label_holder") == (name == ask.label_holder)
+        role, queries = ("publisher", "queries = 1000\n") if publishes else ("querier", "")
+        partner = next(other for other in NODES if other != name)
+        clause = f'partner = "{partner}"\ndataset = "{parties.DATASET}"\nrole = "{role}"\nreuse_days = 30\n{queries}'
+        with (layout.home(name) / "policy.toml").open("a") as policy:
+            policy.write(f"\n[[filter]]\n{clause}")
 
 
 @functools.cache
@@ -315,6 +334,8 @@ def _spec(ask: Ask, data: DemoData, config: Any) -> JobSpec:
     document["align"] |= {"minimum": ask.minimum, "method": ask.method}
     if ask.keys:
         document["align"] = {"minimum": ask.minimum, "keys": [{"name": key, "normalise": KEYS[key]} for key in ask.keys]}
+    if ask.publisher:
+        document["align"] |= {"method": "filter", "publisher": ask.publisher}
     for side in ("label_holder", "feature_holder"):
         named = document[side]["features"]
         document[side]["features"] = [] if ask.count else [name for name in named if name not in KEYS]

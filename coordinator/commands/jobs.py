@@ -48,11 +48,6 @@ _SPEC_OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
         {"metavar": "RULE", "help": "How identifiers are made comparable: exact, casefold, digits, ..."},
     ),
     (
-        "--align-method",
-        "align.method",
-        {"help": "How shared customers are found: auto (by the sizes), curve or ot (oblivious transfer)."},
-    ),
-    (
         "--keys",
         "align.keys",
         {
@@ -61,6 +56,15 @@ _SPEC_OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
         },
     ),
     ("--minimum", "align.minimum", {"type": int, "help": "Fewest shared customers."}),
+    (
+        "--align-method",
+        "align.method",
+        {
+            "metavar": "METHOD",
+            "help": "How they are found: auto (by the sizes), curve, ot (oblivious transfer), or filter (published by one side).",
+        },
+    ),
+    ("--publisher", "align.publisher", {"metavar": "SIDE", "help": "Whose filter: label_holder or feature_holder."}),
     ("--l2", "model.l2", {"help": "Penalty on the mean log-loss, a decimal."}),
     ("--rounds", "model.rounds", {"type": int, "help": "Most rounds."}),
     ("--tolerance", "model.tolerance", {"help": "Stop when the decrement is below this decimal."}),
@@ -119,8 +123,8 @@ def submit(context: CoordinatorContext, file: Path | None, **given: Any) -> None
     [label_holder] and [feature_holder] (name, dataset), [align] and [count] (learner, step, tell_partner, tell_coordinator).
 
     Otherwise the file has the tables [label_holder] and [feature_holder] (name, dataset, features), [label] (column), and, where
-    the defaults do not suit, [align] (normalise or keys, minimum), [model] (l2, rounds, tolerance, key_bits, key_kind, holdout,
-    train_rows, evaluate_rows, lookup_entries, bands) and [disclose].
+    the defaults do not suit, [align] (normalise or keys, minimum, method, publisher), [model] (l2, rounds, tolerance, key_bits,
+    key_kind, holdout, train_rows, evaluate_rows, lookup_entries, bands) and [disclose].
 
     \b
     Examples:

@@ -116,6 +116,12 @@ patience = 600                    # seconds a step waits for the partner's node,
 [retention]                       # what `isthmus-audit replay` needs of a job: data set, received messages, sealed seed
 days = 90                         # kept so long after its end; or keep = "always", or keep = "none" (as when left out)
 
+# [[filter]]                      # aligning by a published filter: allowed with the partner and for the data set named, alone
+# partner = "platform"
+# dataset = "cards"
+# role = "querier"                # or "publisher": then also queries = 2000000 and period_days = 30, what the partner may ask
+# reuse_days = 30                 # how long a key and what was masked under it serve further jobs; 0: each job starts afresh
+
 # [[auto_approve]]                # approve without a person when all of it matches
 # name = "nightly"
 # partner = "platform"

@@ -28,17 +28,25 @@ def describe_spec(spec: JobSpec, me: str) -> list[str]:
     head = [f"title: {spec.title or '(none)'}", f"this node is {me}; the coordinator is {spec.coordinator}"]
     if spec.kind == "count":
         return [*head, *_describe_count(spec)]
-    return [
+    lines = [
         *head,
         "label holder: " + _side(spec.label_holder, f"label {spec.label_column!r}"),
         "feature holder: " + _side(spec.feature_holder, "no label"),
-        f"shared customers: found by private set intersection (method {spec.align_method}, {_found_by(spec)}); "
+        f"shared customers: found by private set intersection (method {align.method}, {_found_by(spec)}); "
         f"given up below {align.minimum}",
         f"model: logistic regression, l2 {model.l2}, at most {model.rounds} rounds, {model.key_bits}-bit {model.key_kind} keys",
         f"evaluation: a fraction of {model.holdout} of the shared customers is held out{_most(model.evaluate_rows)}; "
         f"scores in {model.bands} bands",
         f"training: on all other shared customers{_most(model.train_rows)}",
     ]
+    if spec.publisher is not None:
+        querier = spec.peer_of(spec.publisher.name).name
+        whose = "you" if spec.publisher.name == me else spec.publisher.name
+        lines.append(
+            f"published filter: {querier} is sent all customers of {whose} under a secret key, or what changed among them since "
+            "the last such job, and asks about its own; key and filter serve further jobs as long as both policies let them"
+        )
+    return lines
 
 
 def _describe_count(spec: JobSpec) -> list[str]:
@@ -82,6 +90,10 @@ def will_disclose(spec: JobSpec, me: str) -> list[str]:
         f"to {peer} and {coordinator}: how many identifiers the data set has, how many are shared, how many columns are used",
         f"to {peer}: which of {peer}'s own customers are also yours",
     ]
+    if spec.publisher is not None and spec.publisher.name == me:
+        lines.append(
+            f"to {peer}: which entries of your published filter, whoever they are, came and went since its last job with you"
+        )
     if spec.align.keys:
         names = ", ".join(key.name for key in spec.align.keys)
         lines.append(f"to {peer}: by which of {names} each was found, and how many of your customers not found before have each")

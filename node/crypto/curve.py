@@ -33,6 +33,8 @@ SCALAR_BYTES = 32
 
 P = mpz(2) ** 255 - 19
 """The field prime."""
+ORDER = mpz(2) ** 252 + 27742317777372353535851937790883648493
+"""The prime order of the subgroup that every hash lies in (RFC 7748, section 4.1)."""
 J = mpz(486662)
 """The curve is y^2 = x^3 + J x^2 + x."""
 
@@ -202,6 +204,32 @@ def check_canonical(points: bytes) -> None:
             "A masked point is not a canonical u-coordinate: it is not below 2^255 - 19.",
             remedy="The other node does not follow the protocol: both sides should run the same release.",
         )
+
+
+def inverse_scalar(scalar: bytes) -> bytes:
+    """The X25519 scalar that undoes another's multiplication, up to the sign that a u-coordinate does not show.
+
+    A clamped scalar a is 8 m with 2**251 <= m < 2**252, so not 0 modulo the subgroup's order l.  Sought is c = 8 k with k in the
+    same range and a c = +-1 modulo l.  Either r = (8 a)**-1 mod l or l - r is above l / 2 > 2**251: the larger is k, unless it is
+    2**252 or more, whose chance is 2**-127.  So clamping changes nothing of c, and X25519 takes it in constant time like any other
+    scalar; the inversion here is a modular exponentiation in constant time, too.
+
+    Args:
+        scalar: 32 bytes; clamped as RFC 7748, section 5, says.
+
+    Raises:
+        UsageError: ``curve.scalar`` for another length, or in the one case in 2**127 without an answer.
+    """
+    if len(scalar) != SCALAR_BYTES:
+        raise UsageError("curve.scalar", f"An X25519 scalar has {SCALAR_BYTES} bytes, not {len(scalar)}.")
+    clamped = bytes([scalar[0] & 0xF8]) + scalar[1:-1] + bytes([scalar[-1] & 0x7F | 0x40])
+    root = gmpy2.powmod_sec(8 * mpz.from_bytes(clamped, "little") % ORDER, ORDER - 2, ORDER)
+    larger = max(root, ORDER - root)
+    if larger >> 252:
+        raise UsageError(
+            "curve.scalar", "This scalar's inverse has no clamped form.", remedy="Run the step again: it draws another."
+        )
+    return (8 * larger).to_bytes(SCALAR_BYTES, "little")
 
 
 class Blinder:

@@ -15,6 +15,7 @@ from node.policy import Policy
 from node.protocols.channel import Progress, silent
 from node.runtime.files import JobFiles
 from node.runtime.journal import StepLabels
+from node.runtime.relations import Relation
 from node.runtime.steps import Choose, Commit, StepContext
 
 TEST_KEY_BITS = 512
@@ -61,6 +62,7 @@ def step_context(
     keep: Callable[[Table], None],
     limits: Limits = LIMITS,
     progress: Progress = silent,
+    relation: Relation | None = None,
 ) -> StepContext:
     """The context of one attempt, live or in a replay."""
     return StepContext(
@@ -83,4 +85,5 @@ def step_context(
         choose=choose,
         load=load,
         keep=keep,
+        relation=relation,
     )

@@ -19,6 +19,7 @@ from node.errors import UsageError
 from node.protocols.metrics import Metrics
 
 SIZES = "protocols.md: sizes"
+FILTER = "protocols.md: the published filter"
 SHARED = "protocols.md: which of its own customers are shared"
 BASE_RATE = "protocols.md: base rate"
 INNER_PRODUCTS = "protocols.md: inner products"
@@ -122,15 +123,21 @@ def _align(add: Any, spec: JobSpec, peer: str, sent: Mapping[str, int], facts: F
         add("set_size", peer, 1, SIZES, facts.set_size if facts else "")
         if spec.align.keys:
             add("by_key", peer, sent["PsiStart"], BY_KEY, json.dumps([list(pair) for pair in facts.by_key]) if facts else "")
+    if sent.get("FilterState"):
+        add("filter_version", peer, 1, FILTER)
     if facts:
         add("shared_customers", peer, facts.intersection, SHARED, facts.intersection)
         add("set_size", coordinator, 1, SIZES, facts.set_size)
         add("rows", coordinator, 3, SIZES, json.dumps([facts.intersection, facts.rows_train, facts.rows_holdout]))
     else:
         # An attempt that failed late: the peer can tell which of its customers are among those answered, however few.
-        for kind in ("DoublyMasked", "ItemTags", "SharedMarks"):
+        for kind in ("DoublyMasked", "ItemTags", "SharedMarks", "EvaluatedPoints"):
             if sent.get(kind):
                 add("shared_customers_at_most", peer, sent[kind], SHARED)
+        if sent.get("SharedCount"):
+            add("shared_number", peer, 1, SHARED)
+            if sent.get("SharedValues"):
+                add("shared_customers_at_most", peer, sent["SharedValues"], SHARED)
 
 
 def _count(add: Any, spec: JobSpec, peer: str, sent: Mapping[str, int], facts: Facts | None) -> None:

@@ -24,6 +24,7 @@ from node.runtime.context import Bounds, Numbers, step_context
 from node.runtime.disclosures import DISCLOSURE_SALTS, Disclosure, Facts, item_salt, of_step
 from node.runtime.journal import JournalChannel, StepLabels
 from node.runtime.kept import InboundWriter, inbound_name, kept_files, write_table
+from node.runtime.relations import keep_for_replay, open_relation
 from node.runtime.seeds import Seed, open_seed
 from node.transport.channel import Wire
 from node.transport.errors import INTERNAL
@@ -179,6 +180,8 @@ class Execution:
             self._link.close()
         self._close_kept()
         steps.store_result(parts.store.files(labels.job), result)
+        if context.relation is not None and result.outcome is not None:
+            context.relation.keep(result.outcome)
         self._disclose(result.facts)
         seconds = time.monotonic() - started
         parts.log.append(
@@ -277,6 +280,14 @@ class Execution:
                 declared = steps.declared_columns(spec, self._me, dataset)
                 write_table(kept_files(parts.store.files(labels.job)), labels.attempt, table, features, declared)
 
+        relation = None
+        if labels.step == "align" and spec.publisher is not None:
+            relation = open_relation(
+                parts.store, parts.policy, spec, me=self._me, job=labels.job, attempt=labels.attempt, now=parts.clock()
+            )
+            if parts.policy.retention.keeps:
+                keep_for_replay(kept_files(parts.store.files(labels.job)), labels.attempt, relation)
+
         return step_context(
             labels,
             spec=spec,
@@ -293,6 +304,7 @@ class Execution:
             keep=keep,
             limits=parts.limits,
             progress=progress,
+            relation=relation,
         )
 
     def _close_kept(self) -> None:

@@ -7,6 +7,7 @@ import io
 import math
 import os
 import struct
+import threading
 import tokenize
 import zipfile
 import zlib
@@ -31,6 +32,10 @@ _DAMAGED = (
 
 _LENGTH_MAX = 2**40
 """Longest side of an array; one of width 0 could else be of any length."""
+
+_PARSING = threading.Lock()
+"""numpy reads an array's header with Python's parser, which CPython before 3.11.8 and 3.12.2 lets two threads confuse: one of them
+fails with SystemError ("AST constructor recursion depth mismatch")."""
 
 T = TypeVar("T")
 
@@ -139,7 +144,7 @@ class JobFiles:
 def _arrays(file: io.BytesIO) -> dict[str, NDArray]:
     """The arrays of an ``.npz``.  An array is made only when the archive holds as many bytes as its header says."""
     found: dict[str, NDArray] = {}
-    with zipfile.ZipFile(file) as archive:
+    with _PARSING, zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             with archive.open(member) as stream:
                 if np.lib.format.read_magic(stream) != (1, 0):

@@ -30,6 +30,7 @@ from node.engine import Engine
 from node.errors import IsthmusError, PolicyError, TransportError, UsageError, VerificationError
 from node.limits import LIMITS, Limits
 from node.policy import Decision, Policy, check_spec
+from node.runtime import relations
 from node.runtime.approving import author_of, not_approved, verify_decision
 from node.runtime.cosigning import CosignedLog
 from node.runtime.counting import check_budget
@@ -96,7 +97,12 @@ class Jobs:
         self._parts, self._report, self._progress, self._notify = parts, report, progress, notify
         self._running: dict[str, Execution] = {}
         self._draining = False
-        self._sweeper = Sweeper(parts.store, parts.policy.retention, parts.clock)
+        self._sweeper = Sweeper(
+            parts.store,
+            parts.policy.retention,
+            parts.clock,
+            also=lambda now: relations.sweep(parts.store.folder, parts.policy, now),
+        )
         self._lock = threading.RLock()
         self._deciding = threading.RLock()
         """Held where a decision or a job's end is written: nothing of a job comes after its end in the log."""

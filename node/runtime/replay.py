@@ -38,6 +38,7 @@ from node.runtime.engines import engine_of
 from node.runtime.files import JobFiles
 from node.runtime.journal import StepLabels, items_of, serialised
 from node.runtime.kept import inbound_name, kept_files, read_inbound, read_table, table_name
+from node.runtime.relations import Relation, kept_relation
 from node.runtime.seeds import SEED_FILE, Seed, open_seed
 from node.runtime.store import is_served
 from node.transport.channel import parse
@@ -181,10 +182,23 @@ class NodeJob:
             choose=wire.choose,
             load=load,
             keep=lambda _: None,
+            relation=self._relation(name),
         )
         salts = context.drbg.stream(DISCLOSURE_SALTS)
         result = _run_here(name.step, context, ReplayChannel(wire))
         return StepOutcome(self, name, result, wire, salts)
+
+    def _relation(self, name: AttemptName) -> Relation | None:
+        """What was kept of a published filter before the attempt."""
+        if name.step != "align" or self.spec.publisher is None:
+            return None
+        try:
+            relation = kept_relation(kept_files(self.files), name.attempt, self.spec, me=self.me, state_key=self.identity.state_key)
+        except DataError as error:
+            raise ReplayMissing(error.message) from None
+        if relation is None:
+            raise ReplayMissing("What this node held of the published filter before the attempt was not kept.")
+        return relation
 
     def _dataset(self, columns: Mapping[str, Any] | None = None) -> DatasetConfig:
         """A declaration of the data set whose source is never read."""

@@ -81,8 +81,15 @@ def _moment(text: str) -> datetime:
 class Sweeper:
     """Sweeps when first asked and then once a day; asked often, it looks at the clock alone."""
 
-    def __init__(self, store: Store, policy: RetentionSection, clock: Callable[[], datetime]) -> None:
-        self._store, self._policy, self._clock = store, policy, clock
+    def __init__(
+        self,
+        store: Store,
+        policy: RetentionSection,
+        clock: Callable[[], datetime],
+        *,
+        also: Callable[[datetime], object] = lambda now: None,
+    ) -> None:
+        self._store, self._policy, self._clock, self._also = store, policy, clock, also
         self._next: datetime | None = None
         self._lock = threading.Lock()
 
@@ -93,6 +100,7 @@ class Sweeper:
             if self._next is None or now >= self._next:
                 self._next = now + SWEEP_EVERY
                 sweep(self._store, self._policy, now)
+                self._also(now)
 
 
 @dataclass(frozen=True)

@@ -207,6 +207,7 @@ def open_log(config: NodeConfig, identity: Identity, policy: Policy) -> LogWrite
 def policy_fields(policy: Policy, config: NodeConfig) -> dict[str, Any]:
     """The bounds of the policy that an auditor checks jobs against."""
     limits = policy.limits
+    filters = [clause.model_dump(mode="json", exclude_none=True) for clause in policy.filter]
     return {
         "minimum_intersection": limits.minimum_intersection,
         "key_bits_min": limits.key_bits_min,
@@ -215,6 +216,7 @@ def policy_fields(policy: Policy, config: NodeConfig) -> dict[str, Any]:
         "small_keys": int(config.unsafe.small_keys),
         "short_order_keys": int("short-order" in limits.key_kinds),
         "retention": policy.retention.text,
+        "filters": filters,
     }
 
 

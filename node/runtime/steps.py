@@ -35,13 +35,16 @@ from node.data.load import Table
 from node.engine import Engine
 from node.errors import DataError, PolicyError, UsageError
 from node.limits import Limits
-from node.protocols import joins, logistic, preparation, psi, psi_count, scoring
+from node.protocols import joins, logistic, preparation, psi, psi_count, psi_filter, scoring
 from node.protocols.alignment import Choice, align
 from node.protocols.channel import Channel, Progress
+from node.protocols.filter_state import Setting
 from node.protocols.metrics import Metrics, check_two_classes
+from node.protocols.psi_filter import Outcome
 from node.protocols.training import Prepared, RoundShares, TrainingPlan
 from node.runtime.disclosures import Facts
 from node.runtime.files import JobFiles, split_from_arrays, texts_to_arrays
+from node.runtime.relations import Relation
 
 Role = Literal["label_holder", "feature_holder"]
 Arrays = Mapping[str, NDArray]
@@ -89,6 +92,8 @@ class StepContext:
     """Reads the data set: the source's rows or, in a replay, those kept."""
     keep: Callable[[Table], None]
     """Keeps the data set as it was loaded for the alignment, where the policy says so."""
+    relation: Relation | None = None
+    """What is kept from job to job where the job aligns by a published filter."""
 
     @property
     def role(self) -> Role:
@@ -110,6 +115,8 @@ class StepResult:
 
     facts: Facts
     files: Mapping[str, bytes | Arrays] = field(repr=False)
+    outcome: Outcome | None = field(repr=False, default=None)
+    """Of an alignment by a published filter: what the relation keeps."""
 
 
 def run_step(step: str, ctx: StepContext, ch: Channel) -> StepResult:
@@ -134,7 +141,7 @@ def _align(ctx: StepContext, ch: Channel) -> StepResult:
     root = _dataset_root(ctx, table, salt)
     ctx.keep(table)
     ctx.commit("dataset", root, rows=len(table.identifiers))
-    alignment, by_key = _shared(ctx, ch, table)
+    alignment, by_key, outcome = _shared(ctx, ch, table)
     rows = np.asarray(alignment.rows, dtype=np.int64)
     train, held_out = split_rows(ctx.job, len(rows), ctx.spec.model)
     raw = [table.raw_identifiers[row] for row in rows]
@@ -146,15 +153,21 @@ def _align(ctx: StepContext, ch: Channel) -> StepResult:
         by_key=by_key,
     )
     bound = {"salt": np.frombuffer(salt, dtype=np.uint8), "root": np.frombuffer(bytes.fromhex(root), dtype=np.uint8)}
-    return StepResult(facts, {"align.npz": {"rows": rows, "train": train, "holdout": held_out, **bound, **texts_to_arrays(raw)}})
+    arrays = {"rows": rows, "train": train, "holdout": held_out, **bound, **texts_to_arrays(raw)}
+    return StepResult(facts, {"align.npz": arrays}, outcome)
 
 
-def _shared(ctx: StepContext, ch: Channel, table: Table) -> tuple[psi.Alignment | joins.Join, Sequence[tuple[int, int]]]:
-    """The shared customers and, where the job names its keys, what each brought and found."""
+def _shared(
+    ctx: StepContext, ch: Channel, table: Table
+) -> tuple[psi.Alignment | joins.Join, Sequence[tuple[int, int]], Outcome | None]:
+    """The shared customers; where the job names its keys, what each brought and found; what a published filter keeps."""
 
     def choose(chosen: Choice) -> None:
         ctx.choose("alignment", **chosen.fields())
 
+    if ctx.relation is not None:
+        outcome = _by_filter(ctx, ch, ctx.relation, table.identifiers)
+        return outcome.alignment, (), outcome
     if not ctx.spec.align.keys:
         alignment = align(
             ch,
@@ -169,7 +182,7 @@ def _shared(ctx: StepContext, ch: Channel, table: Table) -> tuple[psi.Alignment 
             engine=ctx.engine,
             progress=ctx.progress,
         )
-        return alignment, ()
+        return alignment, (), None
     join = joins.join(
         ch,
         role=ctx.role,
@@ -181,7 +194,24 @@ def _shared(ctx: StepContext, ch: Channel, table: Table) -> tuple[psi.Alignment 
         engine=ctx.engine,
         progress=ctx.progress,
     )
-    return join, join.by_key
+    return join, join.by_key, None
+
+
+def _by_filter(ctx: StepContext, ch: Channel, relation: Relation, identifiers: Sequence[str]) -> Outcome:
+    setting = Setting(
+        relation=relation.identity,
+        identifiers=identifiers,
+        minimum=ctx.minimum_shared,
+        drbg=ctx.drbg,
+        engine=ctx.engine,
+        limits=ctx.limits,
+        terms=relation.terms,
+        commit=ctx.commit,
+        progress=ctx.progress,
+    )
+    if relation.publishes:
+        return psi_filter.publish(ch, setting, state=relation.published, reserve=relation.reserve, save=relation.save)
+    return psi_filter.query(ch, setting, state=relation.held)
 
 
 # ---- count ----------------------------------------------------------------------------------------------------------------------

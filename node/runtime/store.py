@@ -2,6 +2,7 @@
 
     state.db               jobs, a person's requests, signed decisions, steps and their reports, disclosures
     jobs/<hash>/           seed.sealed, directive-<step>-<round>.json, <result>.npz, model.json, metrics.json, disclosures.json
+    relations/<hash>/      of published filters, from job to job (``node.runtime.relations``)
     jobs/<hash>/kept/      what a replay needs, where the policy says so (``node.runtime.kept``)
 
 Every file is written whole or not at all: to a temporary name, to disk, then renamed.  Files are readable by their owner alone;
@@ -83,6 +84,18 @@ _DISCLOSURES = sa.Table(
     sa.Column("value", sa.Text, nullable=False, default=""),
 )
 
+_QUERIES = sa.Table(  # answered, or to be answered, of a published filter
+    "filter_queries",
+    _META,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("asker", sa.String(256), nullable=False, index=True),
+    sa.Column("job", sa.String(64), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("count", sa.BigInteger, nullable=False),
+    sa.Column("time", sa.String(40), nullable=False),
+)
+
+DATABASE = "state.db"
 SERVE_LOCK = "serve.lock"
 """Held by the one process that serves a state folder."""
 
@@ -167,8 +180,9 @@ class Store:
     def __init__(self, folder: Path, state_key: bytes | None = None) -> None:
         self.folder, self._state_key = folder, state_key
         try:
-            (folder / "jobs").mkdir(parents=True, exist_ok=True, mode=0o700)
-            path = folder / "state.db"
+            for name in ("jobs", "relations"):
+                (folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+            path = folder / DATABASE
             path.touch(mode=0o600)
         except OSError as error:
             raise UsageError(
@@ -371,6 +385,34 @@ class Store:
         with self._engine.connect() as db:
             rows = db.execute(sa.select(*columns).where(_DISCLOSURES.c.job == job).order_by(_DISCLOSURES.c.id))
             return [dict(row._mapping) for row in rows]
+
+    # -- published filters
+    def count_queries(self, asker: str, *, job: str, attempt: int, count: int, now: str, since: str, most: int) -> bool:
+        """Put queries down as asked, before one is answered, unless ``asker`` would have more than ``most`` later than ``since``.
+
+        Returns whether they were put down.  They stay counted whatever becomes of the attempt: an answer cannot be taken back.
+        """
+        with self._engine.connect() as db:
+            values = {"asker": asker, "job": job, "attempt": attempt, "count": count, "time": now}
+            db.execute(sa.insert(_QUERIES).values(values))  # first: from here on no other thread counts
+            if allowed := self._queries(db, asker, since) <= most:
+                db.commit()
+            return allowed
+
+    def queries(self, asker: str, *, since: str) -> int:
+        """Queries of ``asker`` later than ``since``."""
+        with self._engine.connect() as db:
+            return self._queries(db, asker, since)
+
+    @staticmethod
+    def _queries(db: sa.Connection, asker: str, since: str) -> int:
+        total = sa.select(sa.func.coalesce(sa.func.sum(_QUERIES.c.count), 0))
+        return int(db.execute(total.where(_QUERIES.c.asker == asker, _QUERIES.c.time > since)).scalar_one())
+
+    def relation_files(self, relation: str) -> JobFiles:
+        """The folder of what is kept of a relation from job to job; made when first written to."""
+        key = None if self._state_key is None else derive(self._state_key, f"relation {relation}")
+        return JobFiles(self.folder / "relations" / relation, key)
 
     def files(self, job: str) -> JobFiles:
         """The folder of a job; made when first written to."""

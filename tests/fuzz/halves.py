@@ -16,10 +16,12 @@ from google.protobuf.message import Message
 
 from node.crypto.drbg import Drbg
 from node.crypto.paillier import generate_key
+from node.engine import InlineEngine
 from node.errors import TransportError
 from node.limits import LIMITS
-from node.protocols import joins, logistic, psi, psi_count, scoring
+from node.protocols import joins, logistic, psi, psi_count, psi_filter, scoring
 from node.protocols.alignment import Choice, align
+from node.protocols.filter_state import Setting, Terms
 from node.protocols.lookup import IndexHolder, TableHolder, fetch_entries, serve_tables
 from node.protocols.training import Prepared
 from node.transport.channel import parse
@@ -153,6 +155,43 @@ def counting() -> Recorded:
         )
 
     return record(half)
+
+
+_LATER = {"label_holder": [f"c{i}" for i in range(1, 7)], "feature_holder": [f"c{i}" for i in range(2, 10)]}
+
+
+def _by_filter(role: str, ch: Any, names: dict[str, list[str]], state: Any, job: str) -> psi_filter.Outcome:
+    setting = Setting(
+        relation="ab" * 32,
+        identifiers=names[role],
+        minimum=1,
+        drbg=Drbg(role.encode().ljust(32, b"."), job=job, step="align"),
+        engine=InlineEngine(),
+        limits=replace(SMALL, psi_batch=4, psi_elements=1000),
+        terms=Terms(reuse_days=9, filter_days=9),
+        commit=lambda what, sha256, **sizes: None,
+    )
+    if role == "label_holder":
+        return psi_filter.query(ch, setting, state=state)
+    return psi_filter.publish(ch, setting, state=state, reserve=lambda count: None)
+
+
+@functools.cache
+def filtering() -> Recorded:
+    """A first alignment by a published filter; the label holder asks."""
+    return record(lambda role, ch: _by_filter(role, ch, _NAMES, None, "job"))
+
+
+@functools.cache
+def filtering_again() -> Recorded:
+    """The next alignment by it, of other customers on both sides."""
+    states: dict[str, Any] = {}
+
+    def keep(role: str, ch: Any) -> None:
+        states[role] = _by_filter(role, ch, _NAMES, None, "job").state
+
+    record(keep)
+    return record(lambda role, ch: _by_filter(role, ch, _LATER, states[role], "next"))
 
 
 @dataclass

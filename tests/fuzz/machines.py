@@ -224,6 +224,8 @@ def _recorded() -> dict[str, bytes]:
         halves.aligning(),
         halves.aligning_by_ot(),
         halves.counting(),
+        halves.filtering(),
+        halves.filtering_again(),
         halves.preparing(),
         halves.rounding(1),
         halves.rounding(2),

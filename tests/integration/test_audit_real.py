@@ -19,7 +19,10 @@ from tests import joint as made
 from tests.joint import SHARED, Joint, joint
 from tests.rechain import rechain
 from tests.tampering.corpus import policy_text, story_of
+from tests.tampering.story import Story
+from tests.tampering.telling import hash_of, message, place_of, retell
 
+FILTERED = made.SEVERAL_FILTERED
 MANY = (made.LONG, made.REJECTED, made.CANCELLED, made.TOO_FEW, made.QUIET)
 
 
@@ -38,7 +41,7 @@ ONES = {
 }
 
 
-@pytest.mark.parametrize("asks", [*((ask,) for ask in ONES.values()), MANY], ids=[*ONES, "many"])
+@pytest.mark.parametrize("asks", [*((ask,) for ask in ONES.values()), MANY, FILTERED], ids=[*ONES, "many", "filtered"])
 def test_no_false_alarm(asks: tuple[made.Ask, ...]) -> None:
     jobs = joint(*asks)
     found = verified(jobs)
@@ -46,6 +49,19 @@ def test_no_false_alarm(asks: tuple[made.Ask, ...]) -> None:
     assert {step.number: step.state for step in found.steps if step.state != "passed"} == {8: "warning"}  # the keys are small
     assert sorted(fact.job for fact in found.jobs) == sorted(jobs.jobs)
     assert [fact.outcome for job in jobs.jobs for fact in found.jobs if fact.job == job] == list(jobs.states)
+
+
+def test_a_published_filter_is_read_as_one() -> None:
+    jobs = joint(*FILTERED)
+    facts = {fact.job: fact for fact in verified(jobs).jobs}
+    first, few, last = (facts[job] for job in jobs.jobs)
+    assert few.code == "psi.too_few_shared"
+    assert first.set_sizes == last.set_sizes == {"bank": SHARED + 40, "platform": SHARED + 40}
+    told = {(item.by, item.what) for item in few.disclosures}
+    assert {("platform", "filter_version"), ("platform", "set_size")} <= told
+    versions = {(what, sha256) for fact in (first, last) for _, what, sha256 in fact.commitments if what.startswith("filter")}
+    assert {what for what, _ in versions} == {"filter key", "filter"}
+    assert len(versions) == 2  # both nodes, both jobs
 
 
 def test_nothing_is_lost_when_messages_are_read_again() -> None:
@@ -126,6 +142,69 @@ def test_the_facts_of_a_job_with_a_crash() -> None:
 
 
 # ---- owners who write another story and sign it ---------------------------------------------------------------------------------
+
+
+FILTER_STORIES = [
+    ("platform", lambda e: _clause(e, queries=209), 8, "audit.filter_queries"),
+    ("platform", lambda e: _clause(e, reuse_days=0), 8, "audit.filter_key_age"),
+    ("platform", lambda e: _clause(e, partner="someone"), 8, "audit.filter_not_allowed"),
+    ("platform", lambda e: _made(e, "filter", sha256="00" * 32), 8, "audit.filter_differs"),
+    ("bank", lambda e: _made(e, "filter", version=3), 8, "audit.filter_differs"),
+    ("bank", lambda e: _made(e, "filter", rows=3), 7, "audit.commitment_sizes"),
+    ("platform", lambda e: _made(e, "filter key", what="another"), 7, "audit.commitment_late"),
+]
+
+
+def _clause(entry: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return entry | {"filters": [clause | changes for clause in entry["filters"]]} if entry["kind"] == "policy" else entry
+
+
+def _made(entry: dict[str, Any], name: str, **changes: Any) -> dict[str, Any]:
+    return entry | changes if entry["kind"] == "commitment" and entry["what"] == name else entry
+
+
+@pytest.mark.parametrize(("log", "change", "step", "code"), FILTER_STORIES)
+def test_another_story_of_a_filter(
+    tmp_path: Path, log: str, change: Callable[[dict[str, Any]], dict[str, Any]], step: int, code: str
+) -> None:
+    error = told_otherwise(joint(*FILTERED), tmp_path, log, change)
+    assert (error.step, error.code, error.exit_status) == (step, code, 1), error.message
+
+
+def both_deny_the_version(story: Story) -> None:
+    for log in story.nodes():
+        for entry in log.entries("commitment", what="filter"):
+            entry["sha256"] = hash_of(entry["sha256"])
+
+
+def both_count_another_customer(story: Story) -> None:
+    """One value more was named, in the message as both have it; what the publisher confirmed is as it was."""
+    for entry in message(story, "bank", "SharedValues"):
+        entry["items"], entry["length"] = entry["items"] + 1, entry["length"] + 16
+    retell(story, place_of(message(story, "bank", "SharedValues")[0]))
+
+
+def both_hide_how_many_were_found(story: Story) -> None:
+    for entry in message(story, "bank", "SharedCount"):
+        entry["sha256"] = hash_of("another number")
+    retell(story, place_of(message(story, "bank", "SharedCount")[0]))
+
+
+@pytest.mark.parametrize(
+    ("lie", "step", "code"),
+    [
+        (both_deny_the_version, 9, "audit.disclosure_differs"),
+        (both_count_another_customer, 7, "audit.message_order"),
+        (both_hide_how_many_were_found, 9, "audit.disclosure_differs"),
+    ],
+)
+def test_both_nodes_tell_another_story_of_a_filter(tmp_path: Path, lie: Callable[[Story], None], step: int, code: str) -> None:
+    jobs = joint(*FILTERED)
+    story = story_of(jobs.folders.values(), jobs.keys)
+    lie(story)
+    with pytest.raises(LogRejected) as caught:
+        verify_logs(list(story.write(tmp_path).values()), partners=jobs.partners)
+    assert (caught.value.step, caught.value.code) == (step, code), caught.value.message
 
 
 def told_otherwise(jobs: Joint, folder: Path, log: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> LogRejected:

@@ -23,6 +23,7 @@ from audit.protocol import (
     ORDER,
     ORDERS,
     Figures,
+    FilterFigures,
     Part,
     Phase,
     Single,
@@ -124,7 +125,9 @@ def phases() -> Iterator[Phase]:
                     sizes = {"own_set": 300, "peer_set": 70_000} if holds_label else {}
                     known = figures(holds_label=holds_label, method="ot", **sizes)
                     parts += legal_messages(step, known, round=0, directive=directive)
-                for part in parts:
+                filtered = figures(publishes=holds_label, filter=FilterFigures(True, 1, 1, 1, 1))
+                more = legal_messages(step, filtered, round=number, directive=directive) if step == "align" else ()
+                for part in (*parts, *more):
                     for phase in (part.first, part.second) if isinstance(part, Turns) else (part,):
                         if isinstance(phase, Phase) and phase.type not in seen:
                             seen.add(phase.type)
@@ -142,8 +145,36 @@ def test_lengths_are_protobufs(phase: Phase) -> None:
 
 def test_every_message_type_has_its_place() -> None:
     """All types of the peer protocol but the receipt stand in the table, and nothing else does."""
-    singles = {"PsiStart", "IntersectionSize", "PaillierKey", "JobFigures", "DirectiveEcho", "Aggregates"}
+    singles = {
+        "PsiStart",
+        "CommonOrder",
+        "FilterAsk",
+        "FilterState",
+        "FilterQueries",
+        "SharedCount",
+        "PaillierKey",
+        "JobFigures",
+        "DirectiveEcho",
+        "Aggregates",
+        "IntersectionSize",
+    }
     assert {phase.type for phase in phases()} | singles == MESSAGE_TYPES - {"StepReceipt"}
+
+
+def test_a_phase_that_may_be_empty_may_be_left_out() -> None:
+    parts = (
+        Phase("FilterIndex", None, 1, optional=True),
+        Phase("FilterAdded", None, 96, optional=True),
+        Single("SharedCount", 2, 2),
+    )
+    end, added = (Shape("SharedCount", 1, 2), 1), (Shape("FilterAdded", 2, 2 + 2 + 24), 1)
+    for said in ([end], [added, end]):
+        check_sequence(parts, said, complete=True)
+    check_sequence(parts[:2], [], complete=True)
+    with pytest.raises(Unlawful):
+        check_sequence(parts, [end, added], complete=True)
+    with pytest.raises(Unlawful):
+        check_sequence((Phase("FilterAdded", None, 96), parts[2]), [end], complete=True)
 
 
 def single(step: str, kind: str, directive: Directive = Directive(), **changes: object) -> Single:  # noqa: B008

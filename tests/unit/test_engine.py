@@ -18,9 +18,11 @@ import psutil
 import pytest
 
 from audit.layout import KeyKind
+from node.crypto import oprf
+from node.crypto.curve import inverse_scalar
 from node.crypto.drbg import Drbg, Stream
 from node.crypto.paillier import Decryptor, SecretKey, generate_key
-from node.engine import Engine, InlineEngine, PoolEngine, base, batches, make_engine
+from node.engine import Engine, InlineEngine, PoolEngine, base, batches, filters, make_engine
 from node.engine.base import cores, default_workers
 from node.errors import DataError, PeerError, UsageError
 from node.limits import LIMITS
@@ -228,6 +230,9 @@ def test_dot_and_square_products_are_the_same_bits(pool: PoolEngine) -> None:
 
 CHILD = """
 import time
+from node.crypto import oprf
+from node.crypto.curve import inverse_scalar
+from node.engine import filters
 from node.engine import PoolEngine
 if __name__ == "__main__":
     results = PoolEngine(1).map(time.sleep, [0, 60])
@@ -251,3 +256,21 @@ def test_busy_workers_do_not_outlive_a_killed_parent(tmp_path: object) -> None:
     while any(w.is_running() and w.status() != psutil.STATUS_ZOMBIE for w in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not [w for w in workers if w.is_running() and w.status() != psutil.STATUS_ZOMBIE]
+
+
+# ---- the curve operations of a published filter ---------------------------------------------------------------------------------
+
+
+def test_curve_operations_are_the_same_on_every_engine(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filters, "PIECE", 3)
+    names, relation, scalar = [b"%d" % number for number in range(10)], "ab" * 32, b"k" * 32
+    blind = b"b" * 32
+    asked = filters.blind_all(engine, names, relation, blind)
+    assert asked == oprf.blinded(names, relation, blind)
+    answered = filters.multiply_all(engine, asked, scalar)
+    values = filters.mask_all(engine, names, relation, scalar)
+    assert values == oprf.masked(names, relation, scalar)
+    assert filters.unblind_all(engine, answered, relation, inverse_scalar(blind)) == values
+    with pytest.raises(PeerError) as caught:
+        filters.multiply_all(engine, asked + bytes(32), scalar)
+    assert caught.value.code == "psi.low_order_point"

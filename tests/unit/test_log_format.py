@@ -28,7 +28,7 @@ from node.data import commitment
 from node.runtime.seeds import Seed
 from protos import control_pb2
 from tests import second_verifier
-from tests.joint import CANCELLED, PARTIES, PLAIN, PLATFORM, REJECTED, RESTARTED, TOO_FEW, Ask, Joint, joint
+from tests.joint import CANCELLED, PARTIES, PLAIN, PLATFORM, REJECTED, RESTARTED, SEVERAL_FILTERED, TOO_FEW, Ask, Joint, joint
 from tests.second_verifier import Bad, canonical, field, key_id, read, root, sha, signed, transcript, verify
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -237,6 +237,7 @@ def test_altered_logs_fall(change: Callable[[dict[str, Path]], None], rule: str,
 
 # ---- kinds and fields ----------------------------------------------------------------------------------------------------------
 
+DAYS = ("reuse_days", "filter_days", "period_days")
 FRAME = re.findall(r"^\| `([a-z]+)` \| (text|integer) \|", PAGE, re.MULTILINE)
 WHERE = r"(?: where `(?P<name>\w+)` is `(?P<value>[^`]+)`)?"
 ROW = rf"^\| `(?P<kind>\w+)`{WHERE} \| (?P<log>all|nodes|coordinator) \| (?P<labels>run|job|attempt) \| (?P<fields>`.*) \|$"
@@ -248,6 +249,7 @@ TYPES: dict[str, Callable[[Any], bool]] = {
     "hex": lambda value: re.fullmatch("([0-9a-f]{2})*", value) is not None,
     "number": lambda value: repr(float(value)) == value,
     "numbers": lambda value: all(repr(float(each)) == each for each in value),
+    "clauses": lambda value: all({"partner", "dataset", "role", *DAYS} == set(each) - {"queries"} for each in value),
     "items": lambda value: all({"what", "to", "count", "clause"} == set(each) - {"party"} for each in value),
 }
 
@@ -297,6 +299,7 @@ def recovery(folders: dict[str, Path], made: Joint) -> None:
 @pytest.fixture(scope="module")
 def entries(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     found = [entry for ask in (PLATFORM, REJECTED, TOO_FEW, RESTARTED) for name in PARTIES for entry in joint(ask).entries(name)]
+    found += [entry for name in PARTIES for entry in joint(*SEVERAL_FILTERED).entries(name)]
     folders = joint(PLAIN).copy(tmp_path_factory.mktemp("logs"))
     refusal(folders, joint(PLAIN))
     recovery(folders, joint(PLAIN))
