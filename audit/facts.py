@@ -89,6 +89,8 @@ class JobFacts:
     timeline: tuple[StepFact, ...] = ()
     disclosures: tuple[DisclosureFact, ...] = ()
     set_sizes: Mapping[str, int] = field(default_factory=dict)
+    matching: tuple[str, str] | None = None
+    """The method of the last alignment that was done and why, where the specification left it open."""
     intersection: int | None = None
     counted: str = ""
     rows_train: int | None = None

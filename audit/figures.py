@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from audit.history import Act, Attempt, AttemptKey, JobRecord, Shape
+from audit.aligning import METHODS, Method
+from audit.history import Act, Attempt, AttemptKey, ChoiceRecord, JobRecord, Shape
 from audit.layout import SPARE_SLOTS, column_layout, plaintext_bits
 from audit.ledger import Ledger
 from audit.protocol import Figures, FilterFigures
@@ -46,6 +47,14 @@ class NodeView:
     def disclosures(self, key: AttemptKey) -> list[Act]:
         """The disclosure entries of one attempt."""
         return self._by_attempt.get(key, [])
+
+    def choice(self, key: AttemptKey) -> ChoiceRecord | None:
+        """How an attempt of the alignment chose its method, where it had the choice."""
+        return self._choices.get(key)
+
+    @cached_property
+    def _choices(self) -> dict[AttemptKey, ChoiceRecord]:
+        return {act.key: act.data for act in self.record.of("choice")}
 
     @cached_property
     def _by_attempt(self) -> dict[AttemptKey, list[Act]]:
@@ -140,9 +149,32 @@ class JobView:
     def set_sizes(self) -> dict[str, int]:
         """Sizes of the two sets, as the messages of the last alignment that was done show them."""
         key = self.last_done(self.matching)
-        if key is not None and self.spec.publisher is not None:
+        if key is None:
+            return {}
+        if self.spec.publisher is not None:
             return self.told_sizes(key)
-        return self._per_party(key, lambda attempt, way, ledger: attempt.direction(way).items.get("MaskedPoints")) if key else {}
+        for view in self.nodes.values():
+            if (choice := view.choice(key)) is not None:
+                return self._chosen_sizes(choice)
+        return self._per_party(key, lambda attempt, way, ledger: attempt.direction(way).items.get("MaskedPoints"))
+
+    def _chosen_sizes(self, choice: ChoiceRecord) -> dict[str, int]:
+        return dict(zip(self.parties, (choice.label_holder, choice.feature_holder), strict=True))
+
+    def sets_in(self, view: NodeView, attempt: Attempt) -> dict[str, int | None]:
+        """Sizes of the two sets in one attempt, as far as it tells."""
+        if (choice := view.choice(attempt.key)) is not None:
+            return {**self._chosen_sizes(choice)}
+        if not attempt.was_done:
+            return {}
+        return {party: attempt.direction(way).items.get("MaskedPoints") for party, way in _ways(view, attempt)}
+
+    def method_in(self, view: NodeView, attempt: Attempt) -> Method | None:
+        """The method of an attempt of the alignment; None where it was to be chosen and was not."""
+        if self.spec.align_method == "curve":
+            return "curve"
+        choice = view.choice(attempt.key)
+        return METHODS.get(choice.method) if choice is not None else None
 
     def told_sizes(self, key: AttemptKey) -> dict[str, int]:
         """By a published filter no message shows a set's size by its items: what most entries say, which the messages that open the
@@ -209,11 +241,9 @@ class JobView:
         model, key = self.spec.model, attempt.key
         peer = self.spec.peer_of(sender).name
         whole = attempt.was_done
-        sets: Mapping[str, int | None] = {}
-        if whole and self.spec.publisher is None:
-            sets = {party: attempt.direction(way).items.get("MaskedPoints") for party, way in _ways(view, attempt)}
-        elif whole and key.step == "align":
-            sets = self.told_sizes(key)
+        sets = self.sets_in(view, attempt)
+        if self.spec.publisher is not None:
+            sets = {**self.told_sizes(key)} if whole and key.step == "align" else {}
         columns = self.columns
         if key.step == "prepare":
             columns = self._columns_in(key)
@@ -225,6 +255,7 @@ class JobView:
             entries=model.lookup_entries_of(rows) if rows is not None else None,
             own_set=sets.get(sender),
             peer_set=sets.get(peer),
+            method=self.method_in(view, attempt),
             rows=rows,
             held_out=held,
             own_columns=columns.get(sender),

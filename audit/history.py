@@ -266,6 +266,16 @@ class CommitmentRecord(NamedTuple):
     version: int | None = None
 
 
+class ChoiceRecord(NamedTuple):
+    """How an alignment's method was chosen: which, why, and the two sizes that decided."""
+
+    what: str
+    method: str
+    reason: str
+    label_holder: int
+    feature_holder: int
+
+
 @dataclass(frozen=True, slots=True)
 class DisclosureRecord:
     """One disclosure: ``by`` is the party it is said of."""
@@ -304,7 +314,7 @@ class Act(NamedTuple):
     seq: int
     time: str
     kind: str
-    """spec, commitment, approval, start, done, failed, directive, report, disclosure, disclosures, job"""
+    """spec, commitment, choice, approval, start, done, failed, directive, report, disclosure, disclosures, job"""
     key: AttemptKey
     data: Any
 

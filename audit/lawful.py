@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from math import isfinite
 
+from audit.choosing import bad_choices
 from audit.errors import VerificationError
 from audit.figures import JobView, NodeView, Views, shapes_of
 from audit.history import Act, Attempt, AttemptKey, Directive
@@ -65,6 +66,7 @@ class _Order:
         for node in view.nodes.values():
             self._walk(node, NODE_ORDER, lambda act, node=node: _node_event(act, node.name))  # type: ignore[misc]
             self._node_steps(node)
+            self._choices(node)
         if view.coordinator is not None:
             self._walk(view.coordinator, COORDINATOR_ORDER, _coordinator_event)
             self._directed(view.coordinator)
@@ -209,8 +211,13 @@ class _Order:
         """Identifiers that a node sent in an attempt, of each key."""
         if attempt.key.step == "align" and self.view.spec.align.keys:
             return self.view.sizes_by_key(attempt.key, node.name)
-        sent = attempt.sent.items.get("MaskedPoints")
+        sent = self.view.sets_in(node, attempt).get(node.name)
         return () if sent is None else (sent,)
+
+    def _choices(self, node: NodeView) -> None:
+        """See :mod:`audit.choosing`."""
+        for seq, reason in bad_choices(self.view, node):
+            raise self._refuse(node.name, seq, "audit.choice", reason)
 
     def _dataset_rows(self, party: str, attempt: Attempt, sets: Sequence[int]) -> int | None:
         """Rows of a data set that was aligned by one identifier."""

@@ -47,6 +47,11 @@ def _double(field: int, value: float) -> bytes:
     return _varint(field << 3 | _DOUBLE) + data if any(data) else b""
 
 
+def psi_start(elements: int) -> bytes:
+    """A ``PsiStart``."""
+    return _number(1, elements)
+
+
 def directive_echo(coefficients: Sequence[str], lookup_range: str) -> bytes:
     """A ``DirectiveEcho``: coefficients packed, then the lookup range."""
     packed = b"".join(struct.pack("<d", float(value)) for value in coefficients)
@@ -71,7 +76,7 @@ def plain_message(kind: str, figures: Figures, directive: Directive, *, step: st
     f = figures
     if kind == "PsiStart":
         own = f.own_set if not f.sets else f.sets[number][0] if number < len(f.sets) else None
-        return None if own is None else _number(1, own)
+        return None if own is None else psi_start(own)
     if kind == "IntersectionSize" and f.told is not None:
         return _number(1, f.told)
     if kind in ("FilterQueries", "SharedCount") and f.filter is not None:
@@ -140,4 +145,4 @@ def altered(view: JobView, node: NodeView, attempt: Attempt) -> Iterator[tuple[s
                 yield way, kind
 
 
-__all__ = ["PLAIN", "aggregates", "altered", "directive_echo", "filter_state", "plain_message"]
+__all__ = ["PLAIN", "aggregates", "altered", "directive_echo", "filter_state", "plain_message", "psi_start"]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from math import frexp
 from types import MappingProxyType
 
+from audit.aligning import BASE_TRANSFERS, COORDINATES, SYMBOL_BITS, Method, bin_shape, label_holder_receives
 from audit.history import Directive
 from audit.layout import (
     BAND_BYTES,
@@ -61,7 +62,7 @@ NODE_ORDER: Table = MappingProxyType(
             "job": "ended",
         },
         "agreed": {"other approves": "agreed", "start": "step", "failed": "agreed", "disclosures": "closing", "job": "ended"},
-        "step": {"commitment": "step", "disclosure": "step", "done": "agreed", "failed": "agreed"},
+        "step": {"commitment": "step", "choice": "step", "disclosure": "step", "done": "agreed", "failed": "agreed"},
         "rejected": {"job": "ended"},
         "closing": {"disclosures": "closing", "job": "ended"},
         "ended": {"disclosures": "ended", "job": "ended"},
@@ -237,6 +238,7 @@ class Figures:
 
     Attributes:
         own_set, peer_set: identifiers of the two sets.
+        method: of the alignment; None before it was chosen.
         sets: the same of each key, where a job names its keys.
         rows, held_out: shared rows for training and evaluation.
         own_columns, peer_columns: encoded columns, the label holder's intercept counted.
@@ -254,6 +256,7 @@ class Figures:
     entries: int | None = None
     own_set: int | None = None
     peer_set: int | None = None
+    method: Method | None = "curve"
     rows: int | None = None
     held_out: int | None = None
     own_columns: int | None = None
@@ -277,11 +280,29 @@ class Figures:
 def _align(f: Figures, round: int, directive: Directive) -> tuple[Part, ...]:
     if f.publishes is not None:
         return (_start(f.own_set), *(_published(f) if f.publishes else _queried(f)))
+    if f.method is None:
+        return (_start(f.own_set),)
+    if f.method == "ot":
+        return _start(f.own_set), *_align_by_ot(f, f.own_set or 0, f.peer_set or 0)
     parts: list[Part] = []
     for own, peer in f.sets or ((f.own_set, f.peer_set),):
         parts.append(_start(own, shortest=0 if f.sets else 2))  # after other keys nobody may be left
         parts.append(Turns(Phase("MaskedPoints", own, 8 * POINT_BYTES), Phase("DoublyMasked", peer, 8 * KEPT_BYTES)))
     return tuple(parts)
+
+
+def _align_by_ot(f: Figures, own: int, peer: int) -> tuple[Part, ...]:
+    receives = label_holder_receives(*((own, peer) if f.holds_label else (peer, own))) == f.holds_label
+    shape = bin_shape(own, peer) if receives else bin_shape(peer, own)
+    if not receives:
+        choices = Phase("BaseChoices", BASE_TRANSFERS, 8 * POINT_BYTES)
+        return choices, Phase("ItemTags", shape.all_tags, 8 * shape.tag_bytes)
+    return (
+        Phase("BasePoint", 1, 8 * POINT_BYTES),
+        Phase("TreeSums", BASE_TRANSFERS, 2 * 128),
+        Phase("StoreColumns", shape.all_slots, 1, lanes=COORDINATES * SYMBOL_BITS),
+        Phase("SharedMarks", shape.all_tags, 1),
+    )
 
 
 def _start(own: int | None, *, shortest: int = 2) -> Single:

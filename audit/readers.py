@@ -16,6 +16,7 @@ from audit.history import (
     ApprovalRecord,
     Attempt,
     AttemptKey,
+    ChoiceRecord,
     CommitmentRecord,
     Directive,
     DisclosureRecord,
@@ -258,6 +259,12 @@ def _commitment(job: JobRecord, entry: Entry, offset: int, own: str) -> None:
     _act(job, entry, "commitment", CommitmentRecord(short(entry, "what"), text(entry, "sha256", _HASH), *sizes))
 
 
+def _choice(job: JobRecord, entry: Entry, offset: int, own: str) -> None:
+    what, method, reason = (short(entry, name) for name in ("what", "method", "reason"))
+    sizes = integer(entry, "label_holder"), integer(entry, "feature_holder")
+    _act(job, entry, "choice", ChoiceRecord(what, method, reason, *sizes))
+
+
 def _report(job: JobRecord, entry: Entry, offset: int, own: str) -> None:
     digest = bytes.fromhex(text(entry, "transcript_sha256", _HASH))
     party, key = text(entry, "party", _NAME), key_of(entry)
@@ -338,6 +345,7 @@ READERS: dict[str, tuple[int, Callable[[JobRecord, Entry, int, str], None]]] = {
     "approval": (4, _approval),
     "directive": (4, _directive),
     "commitment": (7, _commitment),
+    "choice": (7, _choice),
     "report": (6, _report),
     "disclosure": (9, _disclosure),
     "disclosures": (9, _disclosures),

@@ -88,6 +88,14 @@ class CommitmentSeen(NamedTuple):
     key: AttemptKey
 
 
+class ChoiceSeen(NamedTuple):
+    """How the method of an alignment was chosen."""
+
+    method: str
+    reason: str
+    key: AttemptKey
+
+
 @dataclass
 class JobSeen:
     """One job in one log."""
@@ -97,6 +105,7 @@ class JobSeen:
     approvals: list[ApprovalSeen] = field(default_factory=list)
     attempts: dict[AttemptKey, AttemptSeen] = field(default_factory=dict)
     commitments: list[CommitmentSeen] = field(default_factory=list)
+    choices: list[ChoiceSeen] = field(default_factory=list)
     disclosures: dict[DisclosureKey, DisclosureSeen] = field(default_factory=dict)
     disclosures_left_out: int = 0
     states: list[tuple[str, str, str]] = field(default_factory=list)
@@ -221,6 +230,11 @@ def _commitment(job: JobSeen, entry: Entry, log: str) -> None:
         job.commitments.append(CommitmentSeen(_short(entry, "what"), _short(entry, "sha256"), rows, columns, bits, _key(entry)))
 
 
+def _choice(job: JobSeen, entry: Entry, log: str) -> None:
+    if len(job.choices) < COMMITMENTS_MAX:
+        job.choices.append(ChoiceSeen(_short(entry, "method"), _short(entry, "reason"), _key(entry)))
+
+
 def _step(job: JobSeen, entry: Entry, log: str) -> None:
     attempt, state = _attempt(job, entry), _text(entry, "state")
     if state in ("done", "failed"):
@@ -258,6 +272,7 @@ _READERS = {
     "spec": _spec,
     "approval": _approval,
     "commitment": _commitment,
+    "choice": _choice,
     "step": _step,
     "message": _message,
     "disclosure": _disclosure,

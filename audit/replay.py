@@ -34,7 +34,7 @@ BUILDS_ON = "replay.builds_on_lost"
 
 STEPS = {
     "count": "counts the shared customers: the teller masks the learner's identifiers once more and returns them sorted",
-    "align": "finds the shared customers: each side masks its identifiers, and the other's once more",
+    "align": "finds the shared customers: by masked identifiers, or by tags that one side evaluates blindly",
     "prepare": "exchanges keys and sizes, and prepares masked products of the features and the base oblivious transfers",
     "round": "shares of scores, the residuals by lookup, shares of the gradient and the direction, and the inner products",
     "finish": "each side sends its share of the other's weights",
@@ -44,6 +44,12 @@ MESSAGES = {
     "PsiStart": "how many identifiers this node brings",
     "MaskedPoints": "its identifiers, hashed to the curve and masked by its secret scalar",
     "DoublyMasked": "the other side's masked identifiers, masked once more, in the order received",
+    "BasePoint": "a point for the base transfers of the alignment",
+    "BaseChoices": "a point for each base transfer, which hides what it chooses",
+    "TreeSums": "sums of its key trees, each under the key of a base transfer",
+    "StoreColumns": "columns of the oblivious transfer extension: what its identifiers are looked for by, hidden",
+    "ItemTags": "the tags of its identifiers, padded, in ascending order",
+    "SharedMarks": "which of the other side's tags it has too",
     "CommonOrder": "its random part in the order of the shared rows",
     "FilterAsk": "which key and version of the other side's filter it holds, and how long it may use them",
     "FilterState": "the key, version and digest of its filter, and how it follows from the one the other side holds",
@@ -175,7 +181,7 @@ class ReplayWire:
     Args:
         log: the log's name.
         attempt: which attempt.
-        entries: its messages and commitments, in the order of the log.
+        entries: its messages, commitments and choices, in the order of the log.
         inbound: the kept messages.
     """
 
@@ -232,6 +238,14 @@ class ReplayWire:
         said: dict[str, Json] = {"what": what, "sha256": sha256, **sizes}
         self._same(self._next(f"commits to the {what}"), "commitment", said, what)
 
+    def choose(self, what: str, **fields: Json) -> None:
+        """Take a choice the step makes; it must be the log's next entry.
+
+        Raises:
+            ReplayDiffers, EndOfRecord.
+        """
+        self._same(self._next(f"chooses the {what}"), "choice", {"what": what, **fields}, what)
+
     def finish(self) -> None:
         """The step has nothing more to say: neither may the log.
 
@@ -272,12 +286,14 @@ class ReplayWire:
 
 
 def _article(kind: str, said: Mapping[str, Json]) -> str:
-    return f"a {said['direction']}" if kind == "message" else "a commitment to the"
+    return {"message": f"a {said.get('direction')}", "choice": "the choice of the"}.get(kind, "a commitment to the")
 
 
 def _describe(entry: Entry) -> str:
     if entry["kind"] == "commitment":
         return f"the commitment to the {entry.get('what')}"
+    if entry["kind"] == "choice":
+        return f"the choice of the {entry.get('what')}"
     return f"the {entry.get('direction')} {entry.get('type')} (number {entry.get('number')})"
 
 

@@ -18,7 +18,7 @@ from audit.record import Json, parse_entry, read_lines
 
 Entry = Mapping[str, Json]
 
-REPLAYED = ("message", "commitment")
+REPLAYED = ("message", "commitment", "choice")
 """The kinds of entries that a replay must bring forth again, in this very order."""
 
 

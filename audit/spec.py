@@ -106,7 +106,7 @@ class Align(_Strict):
     The canonical form has ``keys`` where several are named (or one by its name), and ``normalise`` otherwise.
     """
 
-    method: Literal["curve", "filter"] = "curve"
+    method: Literal["auto", "curve", "ot", "filter"] = "auto"
     normalise: Rule = "casefold"
     keys: Annotated[list[JoinKey], Field(max_length=KEYS_MAX)] = []
     minimum: Annotated[int, Field(ge=1)] = 1000
@@ -252,7 +252,15 @@ class JobSpec(_Strict):
         for party in (self.label_holder, self.feature_holder):
             if len(set(party.features)) != len(party.features):
                 raise ValueError(f"{party.name}: a feature is named twice")
+        if self.align.method == "ot" and self.align_method != "ot":
+            raise ValueError('align.method = "ot" serves neither several keys nor a count')
         return self
+
+    @property
+    def align_method(self) -> Literal["auto", "curve", "ot"]:
+        """``align.method``, but masking on the curve where the job tries several keys, counts or uses a filter."""
+        method = self.align.method
+        return "curve" if self.align.keys or self.kind == "count" or method == "filter" else method
 
     @model_validator(mode="after")
     def _one_kind(self) -> JobSpec:

@@ -47,6 +47,7 @@ def facts_of(ledgers: Sequence[Ledger], job: str, view: JobView | None) -> JobFa
         feature_holder=view.parties[1],
         coordinator=spec.coordinator,
         set_sizes=view.set_sizes,
+        matching=_matching(view),
         intersection=view.shared if aligned else None,
         counted=next(iter(view.told(counted, "rounded_size")), ""),
         rows_train=split[0] if split and aligned else None,
@@ -61,6 +62,12 @@ def facts_of(ledgers: Sequence[Ledger], job: str, view: JobView | None) -> JobFa
         minimum=max([spec.align.minimum, *(policy.minimum_intersection for policy in policies.values() if policy)]),
         small_keys=tuple(name for name, policy in policies.items() if policy and policy.small_keys),
     )
+
+
+def _matching(view: JobView) -> tuple[str, str] | None:
+    key = view.last_done("align")
+    found = [node.choice(key) for node in view.nodes.values()] if key else []
+    return next(((choice.method, choice.reason) for choice in found if choice is not None), None)
 
 
 def _accuracy(view: JobView) -> Accuracy | None:

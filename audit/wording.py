@@ -257,6 +257,23 @@ NORMALISE = {
 }
 
 
+MATCHING = {
+    "auto": "by the quicker method for the sizes of the two sets",
+    "curve": "by masking them twice on a curve",
+    "ot": "by oblivious transfer",
+}
+"""How the shared customers are found, by the method that a job or a log names."""
+
+
+def chosen(method: str, reason: str) -> str:
+    """A choice of the alignment's method as a sentence."""
+    return f"Customers were matched {MATCHING.get(method, f'by {method}')}, because {reason}."
+
+
+def _how(spec: JobSpec) -> str:
+    return "" if spec.publisher is not None else f", {MATCHING[spec.align_method]}"
+
+
 def _published(spec: JobSpec) -> list[tuple[str, str]]:
     if spec.publisher is None:
         return []
@@ -276,7 +293,7 @@ def terms(spec: JobSpec) -> list[tuple[str, str]]:
     return [
         ("Predicted", f"column “{spec.label_column}” of {spec.label_holder.name}"),
         ("Model", f"logistic regression, penalty (L2) {model.l2}"),
-        ("Customers matched", f"{_matched(spec)}, by private set intersection"),
+        ("Customers matched", f"{_matched(spec)}, by private set intersection{_how(spec)}"),
         *_published(spec),
         ("Fewest shared customers", f"{spec.align.minimum:,}; with fewer the job stops before anything else happens"),
         ("Encryption", f"Paillier keys of {model.key_bits:,} bits{KEY_KINDS[model.key_kind]}"),

@@ -91,6 +91,7 @@ class Job:
                 "label_holder": {"name": BANK, "role": "bank", "dataset": "cards", "features": ["a"]},
                 "feature_holder": {"name": PLATFORM, "role": "platform", "dataset": "shop", "features": ["b"]},
                 "label": {"column": "y"},
+                "align": {"method": "curve"},
                 "model": {"rounds": ROUNDS},
                 "disclose": {"aggregates_to_feature_holder": False, "aggregates_to_coordinator": False},
             }

@@ -56,10 +56,10 @@ policy: bands coordinator coordinator_unknown count count_learner count_period c
     not_a_party own_role partner_not_allowed partner_role partner_unknown patience rounds sample
 products: entry_bits entry_range shape shifts
 protocol: malformed_message not_reduced unexpected_message wrong_count wrong_length wrong_position
-psi: batch_size duplicate_identifier empty_set filter_digest filter_key_age filter_malformed filter_request filter_state
-    filter_values identifier_not_text impossible_size key_lengths less_than_declared low_order_point more_than_declared
-    non_canonical_point not_sorted order repeated_element scalar tags too_few_shared too_many_elements wrong_length
-    wrong_position
+psi: base base_point batch_size bin_overflow duplicate_identifier empty_set filter_digest filter_key_age filter_malformed
+    filter_request filter_state filter_values identifier_not_text impossible_size key_lengths less_than_declared low_order_point
+    marked_padding more_than_declared non_canonical_point not_ascending not_sorted order padding repeated_element scalar secret
+    store_failed tags too_few_shared too_many_elements trees wrong_count wrong_length wrong_position
 receipt: parties payload_digest sender
 relay: absent bad_key bad_seal busy disabled ended exhausted expired left malformed met_twice no_room not_running oversized
     protocol_version stalled stopping superseded truncated wrong_identity

@@ -116,6 +116,66 @@ class IntersectionSize(_message.Message):
     size: int
     def __init__(self, size: _Optional[int] = ...) -> None: ...
 
+class BasePoint(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class BaseChoices(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class TreeSums(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class StoreColumns(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class ItemTags(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class SharedMarks(_message.Message):
+    __slots__ = ("first", "count", "values")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    values: bytes
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
 class CommonOrder(_message.Message):
     __slots__ = ("share",)
     SHARE_FIELD_NUMBER: _ClassVar[int]

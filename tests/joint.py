@@ -61,6 +61,7 @@ class Ask:
             first message of ``stop_at`` and start it again, so that the step is restarted, ``stops`` times; "kill" its process
             there.
         reachable: the nodes that listen; none: everything takes the relay.
+        method: how customers are matched.
         minimum: shared customers asked for; above SHARED the alignment fails.
         publisher: whose set is published as a filter, kept from job to job; by default the alignment is the curve's.
         train_rows: rows to train on at most; 0 for all.
@@ -79,6 +80,7 @@ class Ask:
     stops: int = 1
     numbers_only: bool = False
     reachable: tuple[str, ...] = ("platform",)
+    method: str = "auto"
     publisher: str = ""
     keys: tuple[str, ...] = ()
     """The keys of :data:`KEYS` that customers are found by, in this order; the world offers them where its first job has some."""
@@ -89,8 +91,8 @@ class Ask:
 
 KEYS = {"phone": "phone-e164:DE", "email": "email"}
 """Both sides' customers may lack either, and customers 1 and 2 have swapped their e-mail addresses at the bank."""
-PLAIN = Ask()
-"""Bank holds the label; categories become one-hot columns; aggregates go to both."""
+PLAIN = Ask(method="ot")
+"""Bank holds the label; customers are matched by oblivious transfer; categories become one-hot columns; aggregates go to both."""
 PLATFORM = Ask(label_holder="platform", holdout="0", key_bits=768, to_feature_holder=False, to_coordinator=False)
 """The platform holds the label, no evaluation, other layouts."""
 LONG = Ask(rounds=7, to_feature_holder=False, numbers_only=True)
@@ -99,7 +101,7 @@ QUIET = Ask(to_coordinator=False, train_rows=100)
 """Aggregates go to the feature holder alone; trained on a sample of some 120 rows."""
 REJECTED = Ask(ending="reject")
 CANCELLED = Ask(ending="cancel")
-TOO_FEW = Ask(minimum=SHARED + 1)
+TOO_FEW = Ask(minimum=SHARED + 1, method="ot")
 """The alignment runs and fails at its end: fewer shared customers than the job asks for."""
 RESTARTED = Ask(ending="stop")
 """The platform's node is stopped within a round and started again: the step is repeated as the next attempt."""
@@ -329,7 +331,7 @@ def _spec(ask: Ask, data: DemoData, config: Any) -> JobSpec:
     document = parties.job_document(
         data, rounds=ask.rounds, l2="0.001", holdout=ask.holdout, key_bits=ask.key_bits, train_rows=ask.train_rows
     )
-    document["align"]["minimum"] = ask.minimum
+    document["align"] |= {"minimum": ask.minimum, "method": ask.method}
     if ask.keys:
         document["align"] = {"minimum": ask.minimum, "keys": [{"name": key, "normalise": KEYS[key]} for key in ask.keys]}
     if ask.publisher:

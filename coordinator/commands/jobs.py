@@ -59,7 +59,10 @@ _SPEC_OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     (
         "--align-method",
         "align.method",
-        {"metavar": "METHOD", "help": "How they are found: curve, or filter (by a published filter of one side)."},
+        {
+            "metavar": "METHOD",
+            "help": "How they are found: auto (by the sizes), curve, ot (oblivious transfer), or filter (published by one side).",
+        },
     ),
     ("--publisher", "align.publisher", {"metavar": "SIDE", "help": "Whose filter: label_holder or feature_holder."}),
     ("--l2", "model.l2", {"help": "Penalty on the mean log-loss, a decimal."}),

@@ -32,7 +32,8 @@ def describe_spec(spec: JobSpec, me: str) -> list[str]:
         *head,
         "label holder: " + _side(spec.label_holder, f"label {spec.label_column!r}"),
         "feature holder: " + _side(spec.feature_holder, "no label"),
-        f"shared customers: found by private set intersection ({_found_by(spec)}); given up below {align.minimum}",
+        f"shared customers: found by private set intersection (method {align.method}, {_found_by(spec)}); "
+        f"given up below {align.minimum}",
         f"model: logistic regression, l2 {model.l2}, at most {model.rounds} rounds, {model.key_bits}-bit {model.key_kind} keys",
         f"evaluation: a fraction of {model.holdout} of the shared customers is held out{_most(model.evaluate_rows)}; "
         f"scores in {model.bands} bands",

@@ -92,7 +92,7 @@ def hash_to_field(message: bytes, tag: bytes, count: int = 1) -> list[mpz]:
     return [mpz.from_bytes(data[i : i + _FIELD_BYTES], "big") % P for i in range(0, len(data), _FIELD_BYTES)]
 
 
-def _square_root(value: mpz) -> mpz:
+def square_root(value: mpz) -> mpz:
     """A square root modulo p = 5 (mod 8) of a value known to be a square (RFC 9380, appendix I.2)."""
     root = gmpy2.powmod(value, (P + 3) // 8, P)
     return root if root * root % P == value % P else root * _SQRT_MINUS_ONE % P
@@ -107,7 +107,7 @@ def map_to_curve(u: mpz) -> Point:
     first_is_square = gmpy2.jacobi(x * (x * (x + J) + 1), P) == 1
     if not first_is_square:
         x = (-x - J) % P
-    y = _square_root(x * (x * (x + J) + 1) % P)
+    y = square_root(x * (x * (x + J) + 1) % P)
     # sgn0(y) is 1 on the first branch and 0 on the second
     if (y % 2 == 1) != first_is_square:
         y = P - y

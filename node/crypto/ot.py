@@ -172,6 +172,28 @@ def transpose_bits(columns: Bytes, rows: int) -> Bytes:
     padded = np.zeros((BASE_OTS, 8 * words), dtype=np.uint8)
     padded[:, : columns.shape[1]] = columns
     grid = padded.view("<u8").reshape(2, 64, words)
+    _transpose_blocks(grid)
+    return np.ascontiguousarray(grid.transpose(2, 1, 0)).view(np.uint8).reshape(64 * words, BLOCK)[:rows]
+
+
+def transpose_rows(rows: Words) -> Bytes:
+    """The inverse of :func:`transpose_bits`: 128 columns of a bit matrix given as rows.
+
+    Args:
+        rows: uint64, shape (n, 2), n a multiple of 64.
+
+    Returns:
+        uint8, shape (128, n / 8).
+    """
+    words = len(rows) // 64
+    grid = np.ascontiguousarray(rows.reshape(words, 64, 2).transpose(2, 1, 0))
+    _transpose_blocks(grid)
+    return grid.view(np.uint8).reshape(BASE_OTS, 8 * words)
+
+
+def _transpose_blocks(grid: Words) -> None:
+    """Transpose 64 x 64 blocks of bits in place; uint64, shape (2, 64, words), a block on the middle axis."""
+    words = grid.shape[2]
     scratch = np.empty(64 * words, dtype=np.uint64)
     for level in (5, 4, 3, 2, 1, 0):
         step = 1 << level
@@ -185,7 +207,6 @@ def transpose_bits(columns: Bytes, rows: int) -> Bytes:
         high ^= swap
         swap <<= np.uint64(step)
         low ^= swap
-    return np.ascontiguousarray(grid.transpose(2, 1, 0)).view(np.uint8).reshape(64 * words, BLOCK)[:rows]
 
 
 # ---- extension --------------------------------------------------------------------------------------------------------------

@@ -121,11 +121,16 @@ def _encoded(identifier: str) -> bytes:
     try:
         return identifier.encode()
     except UnicodeEncodeError:
-        raise DataError(
-            "psi.identifier_not_text",
-            "An identifier holds half of a surrogate pair and is no Unicode text.",
-            remedy="Read the data with its right character encoding.",
-        ) from None
+        raise not_text() from None
+
+
+def not_text() -> DataError:
+    """An own identifier cannot be encoded."""
+    return DataError(
+        "psi.identifier_not_text",
+        "An identifier holds half of a surrogate pair and is no Unicode text.",
+        remedy="Read the data with its right character encoding.",
+    )
 
 
 def _blind_one(item: tuple[bytes, bytes, int]) -> bytes:

@@ -103,16 +103,53 @@ def align(
             ``psi.more_than_declared``, ``psi.less_than_declared``, ``psi.non_canonical_point``, ``psi.low_order_point``,
             ``psi.repeated_element``.
     """
-    own_size = len(identifiers)
-    check_own_size(own_size, limits, least=0 if empty else 1)
-    ch.send(PsiStart(elements=own_size))
+    peer = declare(ch, role=role, elements=len(identifiers), minimum=minimum, limits=limits, found=found, empty=empty)
+    return match(
+        ch,
+        peer,
+        job=job,
+        identifiers=identifiers,
+        minimum=minimum,
+        drbg=drbg,
+        engine=engine,
+        progress=progress,
+        key=key,
+        found=found,
+    )
+
+
+def declare(ch: Channel, *, role: Role, elements: int, minimum: int, limits: Limits, found: int = 0, empty: bool = False) -> Peer:
+    """Tell each other the sizes of the sets: how every alignment begins, whatever its method.
+
+    Raises:
+        DataError, PolicyError, PeerError: as :func:`align`, of the sizes alone.
+    """
+    check_own_size(elements, limits, least=0 if empty else 1)
+    ch.send(PsiStart(elements=elements))
     peer = Peer(name=PEER_OF[role], size=ch.recv(PsiStart).elements, limits=limits)
     peer.check_size(least=0 if empty else 1)
-    check_minimum(found + min(own_size, peer.size), minimum, "The smaller of the two sets has")
+    check_minimum(found + min(elements, peer.size), minimum, "The smaller of the two sets has")
+    return peer
 
+
+def match(
+    ch: Channel,
+    peer: Peer,
+    *,
+    job: str,
+    identifiers: Sequence[str],
+    minimum: int,
+    drbg: Drbg,
+    engine: Engine | None = None,
+    progress: Progress = silent,
+    key: str = "",
+    found: int = 0,
+) -> Alignment:
+    """:func:`align` once both sizes are known."""
+    own_size = len(identifiers)
     order = drbg.stream(_named("psi.order", key)).permutation(own_size)
     masking = Masking(drbg.stream(_named("psi.scalar", key)).bytes(SCALAR_BYTES), engine or InlineEngine())
-    outgoing = masked_batches(identifiers, order, domain_tag(job, key), masking, limits.psi_batch)
+    outgoing = masked_batches(identifiers, order, domain_tag(job, key), masking, peer.limits.psi_batch)
     own, theirs = _exchange(ch, outgoing, own_size, peer, masking, progress)
 
     ranked = np.argsort(own).astype(np.int64, copy=False)
@@ -289,12 +326,17 @@ def _check_own_repeats(
             continue
         first, second = order[index[repeats[0]]], order[index[repeats[0] + 1]]
         if identifiers[first] == identifiers[second]:
-            raise DataError(
-                "psi.duplicate_identifier",
-                "An own identifier was given to the alignment twice.",
-                remedy="Remove duplicate identifiers before the alignment.",
-            )
+            raise duplicate()
         raise peer.error("psi.repeated_element", "answered two different points with the same value")
+
+
+def duplicate() -> DataError:
+    """An own identifier was given twice."""
+    return DataError(
+        "psi.duplicate_identifier",
+        "An own identifier was given to the alignment twice.",
+        remedy="Remove duplicate identifiers before the alignment.",
+    )
 
 
 # ---- sizes -----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from node.protocols.channel import Progress, silent
 from node.runtime.files import JobFiles
 from node.runtime.journal import StepLabels
 from node.runtime.relations import Relation
-from node.runtime.steps import Commit, StepContext
+from node.runtime.steps import Choose, Commit, StepContext
 
 TEST_KEY_BITS = 512
 """Smallest keys where ``unsafe.small_keys`` allows keys that protect nothing."""
@@ -57,6 +57,7 @@ def step_context(
     bounds: Bounds,
     numbers: Numbers,
     commit: Commit,
+    choose: Choose,
     load: Callable[[], Table],
     keep: Callable[[Table], None],
     limits: Limits = LIMITS,
@@ -81,6 +82,7 @@ def step_context(
         lookup_range=numbers.lookup_range,
         progress=progress,
         commit=commit,
+        choose=choose,
         load=load,
         keep=keep,
         relation=relation,

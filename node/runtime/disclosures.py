@@ -129,15 +129,15 @@ def _align(add: Any, spec: JobSpec, peer: str, sent: Mapping[str, int], facts: F
         add("shared_customers", peer, facts.intersection, SHARED, facts.intersection)
         add("set_size", coordinator, 1, SIZES, facts.set_size)
         add("rows", coordinator, 3, SIZES, json.dumps([facts.intersection, facts.rows_train, facts.rows_holdout]))
-    elif sent.get("DoublyMasked"):
+    else:
         # An attempt that failed late: the peer can tell which of its customers are among those answered, however few.
-        add("shared_customers_at_most", peer, sent["DoublyMasked"], SHARED)
-    elif sent.get("EvaluatedPoints"):
-        add("shared_customers_at_most", peer, sent["EvaluatedPoints"], SHARED)
-    elif sent.get("SharedCount"):
-        add("shared_number", peer, 1, SHARED)
-        if sent.get("SharedValues"):
-            add("shared_customers_at_most", peer, sent["SharedValues"], SHARED)
+        for kind in ("DoublyMasked", "ItemTags", "SharedMarks", "EvaluatedPoints"):
+            if sent.get(kind):
+                add("shared_customers_at_most", peer, sent[kind], SHARED)
+        if sent.get("SharedCount"):
+            add("shared_number", peer, 1, SHARED)
+            if sent.get("SharedValues"):
+                add("shared_customers_at_most", peer, sent["SharedValues"], SHARED)
 
 
 def _count(add: Any, spec: JobSpec, peer: str, sent: Mapping[str, int], facts: Facts | None) -> None:

@@ -271,6 +271,10 @@ class Execution:
             fields: dict[str, Any] = labels.fields() | sizes
             parts.log.append("commitment", **fields, what=what, sha256=sha256)
 
+        def choose(what: str, **chosen: str | int) -> None:
+            fields: dict[str, Any] = labels.fields() | chosen
+            parts.log.append("choice", **fields, what=what)
+
         def keep(table: Table) -> None:
             if parts.policy.retention.keeps:
                 declared = steps.declared_columns(spec, self._me, dataset)
@@ -295,6 +299,7 @@ class Execution:
             bounds=Bounds.of(parts.policy, parts.config),
             numbers=Numbers(self._start.coefficients, self._start.lookup_range),
             commit=commit,
+            choose=choose,
             load=lambda: load_table(dataset, features=features, label=label, normalise=rule, keys=keys),
             keep=keep,
             limits=parts.limits,

@@ -179,6 +179,7 @@ class NodeJob:
             bounds=_bounds_of(attempt.policy, self.bounds),
             numbers=Numbers(attempt.coefficients, attempt.lookup_range),
             commit=wire.commit,
+            choose=wire.choose,
             load=load,
             keep=lambda _: None,
             relation=self._relation(name),

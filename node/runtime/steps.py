@@ -36,6 +36,7 @@ from node.engine import Engine
 from node.errors import DataError, PolicyError, UsageError
 from node.limits import Limits
 from node.protocols import joins, logistic, preparation, psi, psi_count, psi_filter, scoring
+from node.protocols.alignment import Choice, align
 from node.protocols.channel import Channel, Progress
 from node.protocols.filter_state import Setting
 from node.protocols.metrics import Metrics, check_two_classes
@@ -60,6 +61,12 @@ class Commit(Protocol):
     def __call__(self, what: str, sha256: str, **sizes: int) -> None: ...
 
 
+class Choose(Protocol):
+    """Puts a choice that both sides make alike into the log."""
+
+    def __call__(self, what: str, **chosen: str | int) -> None: ...
+
+
 @dataclass(frozen=True)
 class StepContext:
     """All a step needs besides the channel."""
@@ -80,6 +87,7 @@ class StepContext:
     lookup_range: float
     progress: Progress
     commit: Commit
+    choose: Choose
     load: Callable[[], Table]
     """Reads the data set: the source's rows or, in a replay, those kept."""
     keep: Callable[[Table], None]
@@ -153,12 +161,18 @@ def _shared(
     ctx: StepContext, ch: Channel, table: Table
 ) -> tuple[psi.Alignment | joins.Join, Sequence[tuple[int, int]], Outcome | None]:
     """The shared customers; where the job names its keys, what each brought and found; what a published filter keeps."""
+
+    def choose(chosen: Choice) -> None:
+        ctx.choose("alignment", **chosen.fields())
+
     if ctx.relation is not None:
         outcome = _by_filter(ctx, ch, ctx.relation, table.identifiers)
         return outcome.alignment, (), outcome
     if not ctx.spec.align.keys:
-        alignment = psi.align(
+        alignment = align(
             ch,
+            method=ctx.spec.align_method,
+            choose=choose,
             role=ctx.role,
             job=ctx.job,
             identifiers=table.identifiers,

@@ -20,6 +20,7 @@ from node.engine import InlineEngine
 from node.errors import TransportError
 from node.limits import LIMITS
 from node.protocols import joins, logistic, psi, psi_count, psi_filter, scoring
+from node.protocols.alignment import Choice, align
 from node.protocols.filter_state import Setting, Terms
 from node.protocols.lookup import IndexHolder, TableHolder, fetch_entries, serve_tables
 from node.protocols.training import Prepared
@@ -90,6 +91,29 @@ def aligning() -> Recorded:
         drbg = Drbg(role.encode().ljust(32, b"."), job="job", step="align")
         limits = replace(SMALL, psi_batch=4, psi_elements=1000)
         return psi.align(ch, role=role, job="job", identifiers=_NAMES[role], minimum=1, drbg=drbg, limits=limits)  # type: ignore[arg-type]
+
+    return record(half)
+
+
+@functools.cache
+def aligning_by_ot() -> Recorded:
+    """The same by oblivious transfer."""
+
+    def half(role: str, ch: Any) -> Any:
+        drbg, chosen = Drbg(role.encode().ljust(32, b"."), job="job", step="align"), list[Choice]()
+        limits = replace(SMALL, psi_elements=1000)
+        names = _NAMES[role]
+        return align(
+            ch,
+            method="ot",
+            choose=chosen.append,
+            role=role,
+            job="job",
+            identifiers=names,
+            minimum=1,
+            drbg=drbg,
+            limits=limits,  # type: ignore[arg-type]
+        )
 
     return record(half)
 

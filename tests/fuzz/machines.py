@@ -222,6 +222,7 @@ def _recorded() -> dict[str, bytes]:
     """One message of each type that an honest job sends."""
     runs = [
         halves.aligning(),
+        halves.aligning_by_ot(),
         halves.counting(),
         halves.filtering(),
         halves.filtering_again(),

@@ -86,6 +86,7 @@ TARGETS: tuple[Target, ...] = (
     _events("runner"),
     _events("directives"),
     *_half("align", halves.aligning, *CUT, PolicyError),
+    *_half("align-ot", halves.aligning_by_ot, *CUT, PolicyError),
     *_half("filter", halves.filtering, *CUT, PolicyError),
     *_half("filter-again", halves.filtering_again, *CUT, PolicyError),
     *_half("join", halves.joining, *CUT, PolicyError),

@@ -84,6 +84,7 @@ def test_the_facts_of_a_finished_job() -> None:
     [fact] = verified(joint(made.PLAIN)).jobs
     assert (fact.label_holder, fact.feature_holder, fact.coordinator) == ("bank", "platform", "coordinator")
     assert fact.set_sizes == {"bank": SHARED + 40, "platform": SHARED + 40}
+    assert fact.matching == ("ot", "the specification names it")
     assert fact.intersection == SHARED == (fact.rows_train or 0) + (fact.rows_holdout or 0)
     assert fact.columns["bank"] > 3  # an intercept, two numbers, a category
     assert fact.columns["platform"] == 2

@@ -167,7 +167,7 @@ def captured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         server.start()
         try:
             with _serving(layout.config("bank")), _serving(layout.config("platform")):
-                found.view = _run_job(layout, config, data)
+                found.view = _run_job(layout, config, data, "ot" if found.relayed else "curve")
         finally:
             server.stop()
     for path in sorted(layout.home("coordinator").rglob("*")):
@@ -177,8 +177,9 @@ def captured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return found
 
 
-def _run_job(layout: Any, config: Any, data: Any) -> dict[str, Any]:
+def _run_job(layout: Any, config: Any, data: Any, method: str) -> dict[str, Any]:
     document = job_document(data, rounds=2, l2="0.001", holdout="0.3", key_bits=512)
+    document["align"]["method"] = method
     spec = build_spec(document, coordinator="coordinator", partners=config.partners())
     with connect(config) as operator:
         job = operator.submit(spec.canonical())
@@ -202,7 +203,9 @@ def _approve(layout: Any, name: str, job: str) -> bool:
 def test_the_job_was_whole(captured: Captured) -> None:
     """The oracle can only be trusted on a job that ran: all messages of all steps crossed between the nodes, none here."""
     kinds = {kind for kind, _ in captured.between}
-    assert {"MaskedPoints", "ColumnMasks", "RowProducts", "LookupTables", "WeightShares", "BandTables", "StepReceipt"} <= kinds
+    matched = {"StoreColumns", "ItemTags", "SharedMarks"} if captured.relayed else {"MaskedPoints", "DoublyMasked"}
+    assert kinds & {"MaskedPoints", "DoublyMasked", "StoreColumns", "ItemTags", "SharedMarks"} == matched
+    assert {"PsiStart", "ColumnMasks", "RowProducts", "LookupTables", "WeightShares", "BandTables", "StepReceipt"} <= kinds
     assert captured.methods >= {"/isthmus.control.v1.Control/Attach", "/isthmus.control.v1.Operator/Submit"}
     assert len(captured.told()) > 20
     assert len(captured.keys) == 4

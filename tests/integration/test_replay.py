@@ -30,13 +30,15 @@ from protos.peer_pb2 import PaillierKey
 from tests.rechain import rechain
 from tests.replay_world import PARTIES, SHARED, World, differing, make_world, replay
 
+BY_OT = {"minimum": 50, "method": "ot"}
+
 
 @pytest.fixture(scope="module", params=PARTIES)
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """One finished job; each party holds the label once, with a weight-of-evidence column."""
+    """One finished job; each party holds the label once, with a weight-of-evidence column, each way of matching once."""
     world = make_world(tmp_path_factory.mktemp("finished"), label_holder=request.param)
     with world.nodes():
-        world.run_job(world.spec())
+        world.run_job(world.spec(**({"align": BY_OT} if request.param == "platform" else {})))
     return world
 
 
@@ -235,7 +237,7 @@ def test_restarted_steps_and_a_failed_job(tmp_path: Path, monkeypatch: pytest.Mo
         original(self, message)
 
     monkeypatch.setattr(JournalChannel, "send", breaking)
-    breaks = {("align", 0): "DoublyMasked", ("prepare", 0): "PreconditionerProducts", ("round", 2): "DotResults"}
+    breaks = {("align", 0): "ItemTags", ("prepare", 0): "PreconditionerProducts", ("round", 2): "DotResults"}
     attempts = {("align", 0): 1, ("prepare", 0): 2, ("round", 2): 3}
 
     def before(start: dict[str, Any]) -> int:
@@ -250,7 +252,7 @@ def test_restarted_steps_and_a_failed_job(tmp_path: Path, monkeypatch: pytest.Mo
     with world.nodes():
         # On samples of either group, so that these are replayed too.
         model = {"key_bits": 512, "rounds": 3, "holdout": "0.3", "l2": "0.001", "train_rows": 150, "evaluate_rows": 60}
-        whole = world.run_job(world.spec(model=model), before=before)
+        whole = world.run_job(world.spec(model=model, align=BY_OT), before=before)
 
         def last(start: dict[str, Any]) -> int:
             if start["step"] == "finish":
@@ -327,6 +329,14 @@ def flipped(message: Any) -> Any:
 
 
 BOTH = ("label_holder", "feature_holder")
+
+
+def by_ot(receiver: int) -> dict[str, tuple[str, ...]]:
+    """The alignment's messages by oblivious transfer; ``receiver`` is whose set is the smaller."""
+    said = dict.fromkeys(("BasePoint", "TreeSums", "StoreColumns", "SharedMarks"), (BOTH[receiver],))
+    return {"PsiStart": BOTH, **said, **dict.fromkeys(("BaseChoices", "ItemTags"), (BOTH[1 - receiver],))}
+
+
 SENDERS: dict[str, dict[str, tuple[str, ...]]] = {
     "align": dict.fromkeys(("PsiStart", "MaskedPoints", "DoublyMasked"), BOTH),
     "prepare": {
@@ -380,12 +390,16 @@ def test_the_table_names_every_message_that_crosses(finished: World) -> None:
             if entry["kind"] == "message" and entry["direction"] == "sent":
                 role = roles.get(name, "feature_holder")
                 seen.setdefault(entry["step"], {}).setdefault(entry["type"], set()).add(role)
-    assert seen == {step: {kind: set(senders) for kind, senders in kinds.items()} for step, kinds in SENDERS.items()}
+    senders = SENDERS | ({"align": by_ot(1)} if finished.label_holder == "platform" else {})
+    assert seen == {step: {kind: set(roles) for kind, roles in kinds.items()} for step, kinds in senders.items()}
 
 
 @pytest.mark.parametrize(
     ("step", "kind", "role"),
-    [(step, kind, role) for step, kinds in SENDERS.items() for kind, senders in kinds.items() for role in senders],
+    [
+        *((step, kind, role) for step, kinds in SENDERS.items() for kind, senders in kinds.items() for role in senders),
+        *(("align", kind, role) for kind, (role, *rest) in by_ot(0).items() if not rest),
+    ],
 )
 def test_one_bit_in_one_message_is_caught(
     deviants: Callable[[str], World], monkeypatch: pytest.MonkeyPatch, step: str, kind: str, role: str
@@ -402,7 +416,8 @@ def test_one_bit_in_one_message_is_caught(
 
     monkeypatch.setattr(JournalChannel, "send", deviating)
     world = deviants(step)
-    job = world.run_job(world.spec(title=f"{step} {kind} {role}"), may_fail=True)
+    changes = {"align": BY_OT} if kind in by_ot(0) and kind != "PsiStart" else {}
+    job = world.run_job(world.spec(title=f"{step} {kind} {role}", **changes), may_fail=True)
     assert done, "the message crossed"
     found = world.replay(name, job=job)
     (result, *_) = differing(found)
@@ -534,7 +549,7 @@ def test_missing_material_is_said_to_be_missing(copied: Path, kind: str) -> None
 
 def test_a_log_that_was_altered_is_no_input(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = copied / "bank" / "state" / "log" / "log.jsonl"
-    path.write_bytes(path.read_bytes().replace(b'"type":"MaskedPoints"', b'"type":"MaskedPoint5"', 1))
+    path.write_bytes(path.read_bytes().replace(b'"type":"PsiStart"', b'"type":"PsiStars"', 1))
     assert run(cli, ["replay", str(copied / "bank")], usage_status=3) == 3
     assert "replay.log_unusable" in capsys.readouterr().err
 

@@ -74,12 +74,14 @@ def same(facts: JobFacts, job: JobPage) -> None:
 
 def test_how_each_job_ended(made: Joint, page: Page) -> None:
     assert of(made, page, PLAIN).outcome == "finished"
+    assert of(made, page, PLAIN).matching == ["Customers were matched by oblivious transfer, because the specification names it."]
     assert "cancelled" in of(made, page, CANCELLED).outcome
     few = of(made, page, TOO_FEW)
     assert "failed" in few.outcome
     assert {step.state for step in few.steps} == {"failed"}
     assert "shared_customers_at_most" in {line.what for learner in few.learners for line in learner.lines}
     restarted = of(made, page, RESTARTED)
+    assert "masking them twice on a curve, because the two sets have fewer than 2,000 elements together" in restarted.matching[0]
     assert restarted.outcome == "finished"
     assert restarted.repeated
     assert [step for step in restarted.steps if step.state != "done"]
@@ -90,6 +92,7 @@ def test_the_page_of_all_of_them(made: Joint, page: Page) -> None:
     for job in page.jobs:
         assert " ".join(job.job[at : at + 8] for at in range(0, 64, 8)) in parsed.text
         assert job.outcome in parsed.text
+        assert all(line in parsed.text for line in job.matching)
     for log in page.logs:
         others = sorted(set(PARTIES) - {log.name})
         assert [witness.partition(",")[0] for witness in log.witnesses] == others

@@ -19,13 +19,14 @@ from tests.joint import PLAIN, joint
 
 SLOW = ("prepare-l", "prepare-f", "round-two-l", "evaluate-l", "evaluate-f")
 """Whose inputs take tens of milliseconds each."""
+SLOWEST = ("runner", "align-ot-l", "align-ot-f")
 NEVER = ("abort-code", "carried", "opening")
 """Whose every input is refused: nothing that they are given is true."""
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 def test_any_bytes_are_accepted_or_refused(target: Target) -> None:
-    ran, accepted = bounded.run(target, 8 if target.name == "runner" else 25 if target.name in SLOW else 150)
+    ran, accepted = bounded.run(target, 8 if target.name in SLOWEST else 25 if target.name in SLOW else 150)
     assert ran >= 10
     assert accepted < ran or target.name in ("rooms", "directives", "course", "runner")
     assert accepted or target.name in NEVER, "no input is good: the seeds are stale"

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from node.crypto.drbg import Drbg
 from node.limits import LIMITS
+from node.protocols.alignment import Choice
+from node.protocols.alignment import align as by_method
 from node.protocols.psi import Alignment, Role, align
 from tests.pair import MemoryChannel, run_pair
 
@@ -27,6 +29,26 @@ def two_sets(draw: st.DrawFn) -> tuple[list[str], list[str]]:
     left = [name for name, place in zip(universe, places, strict=True) if place != "right"] or universe[:1]
     right = [name for name, place in zip(universe, places, strict=True) if place != "left"] or universe[-1:]
     return draw(st.permutations(left)), draw(st.permutations(right))
+
+
+@settings(max_examples=12, deadline=None)
+@given(sets=two_sets(), seeds=st.tuples(st.binary(min_size=32, max_size=32), st.binary(min_size=32, max_size=32)))
+def test_alignment_by_oblivious_transfer_is_set_intersection(sets: tuple[list[str], list[str]], seeds: tuple[bytes, bytes]) -> None:
+    left, right = sets
+
+    def half(role: Role, own: list[str], seed: bytes, channel: MemoryChannel) -> Alignment:
+        drbg, choices = Drbg(seed, job="job", step=role), list[Choice]()
+        return by_method(
+            channel, method="ot", choose=choices.append, role=role, job="job", identifiers=own, minimum=0, drbg=drbg, limits=LIMITS
+        )
+
+    mine, theirs = run_pair(
+        lambda ch: half("label_holder", left, seeds[0], ch), lambda ch: half("feature_holder", right, seeds[1], ch)
+    ).results()
+    found = [left[i] for i in mine.rows]
+    assert found == [right[i] for i in theirs.rows]
+    assert set(found) == set(left) & set(right)
+    assert len(found) == len(set(found))
 
 
 @settings(max_examples=80, deadline=None)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tests.tampering import disclosing, lies, rewriting, steps, theft
+from tests.tampering import choosing, disclosing, lies, rewriting, steps, theft
 from tests.tampering.story import Story
 
 Cheat = Literal["thief", "bank", "platform", "coordinator", "bank+platform", "bank+coordinator", "platform+coordinator", "all"]
@@ -235,6 +235,14 @@ KINDS: tuple[Kind, ...] = (
     Kind(steps.seed_not_committed, "bank", 7, "audit.order"),
     Kind(steps.seed_committed_after_the_approval, "bank", 7, "audit.order"),
     Kind(steps.data_committed_after_the_first_message, "bank", 7, "audit.commitment_late"),
+    Kind(choosing.choice_missing, "bank", 7, "audit.choice"),
+    Kind(choosing.choice_twice, "platform", 7, "audit.choice"),
+    Kind(choosing.method_against_the_rule, "bank+platform", 7, "audit.choice"),
+    Kind(choosing.chosen_for_another_reason, "bank", 7, "audit.choice"),
+    Kind(choosing.chosen_for_other_sizes, "bank", 7, "audit.choice"),
+    Kind(choosing.chosen_after_the_method_began, "bank", 7, "audit.choice"),
+    Kind(choosing.padding_left_out, "bank+platform", 7, "audit.message_order", needs="SharedMarks"),
+    Kind(choosing.marks_left_out, "bank+platform", 7, "audit.message_order", needs="SharedMarks"),
     Kind(steps.data_not_committed, "bank", 7, "audit.commitment_missing"),
     Kind(steps.encoded_rows_not_committed, "platform", 7, "audit.commitment_missing"),
     Kind(steps.key_not_committed, "bank", 7, "audit.commitment_missing"),
@@ -283,7 +291,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(disclosing.shared_customers_altered, "bank", 9, "audit.disclosure_differs"),
     Kind(disclosing.base_rate_altered, "bank", 9, "audit.disclosure_differs"),
     Kind(disclosing.base_rate_altered_everywhere, "bank+coordinator", 9, "audit.disclosure_differs"),
-    Kind(disclosing.set_size_message_altered, "bank+platform", 9, "audit.disclosure_differs"),
+    Kind(disclosing.set_size_message_altered, "bank+platform", 7, "audit.choice"),
     Kind(disclosing.totals_omit_an_item, "bank", 9, "audit.receipt_items"),
     Kind(disclosing.totals_add_an_item, "bank", 9, "audit.receipt_items"),
     Kind(disclosing.totals_altered, "platform", 9, "audit.receipt_items"),

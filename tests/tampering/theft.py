@@ -116,7 +116,7 @@ def line_over_long(files: Files) -> None:
 
 
 def version_unknown(files: Files) -> None:
-    files.edit(12, b'"v":1}', b'"v":2}')
+    files.edit(files.place("message", type="PsiStart"), b'"v":1}', b'"v":2}')
 
 
 def not_utf8(files: Files) -> None:

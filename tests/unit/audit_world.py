@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from audit.aligning import chosen_method, reason
 from audit.checkpoint import parse_note
 from audit.cosignature import cosign
 from audit.disclosing import RULES
@@ -98,6 +99,7 @@ def figures(sender: str, sets: dict[str, int]) -> Figures:
         entries=SPEC.model.lookup_entries_of(SHARED),
         own_set=sets[sender],
         peer_set=sets[peer],
+        method=chosen_method("auto", sets[BANK], sets[PLATFORM]),
         rows=SHARED,
         held_out=0,
         own_columns=COLUMNS[sender],
@@ -151,6 +153,8 @@ def attempt(
     told += [Event(log, "commitment", {**labels, **made}) for log in (BANK, PLATFORM) for made in commitments(step, log, sizes)]
     said = {sender: messages_of(step, number, sender, sets=sizes, batch=batch) for sender in (BANK, PLATFORM)}
     for index, pair in enumerate(itertools.zip_longest(said[BANK], said[PLATFORM])):
+        if step == "align" and index == 1:
+            told += [Event(log, "choice", {**labels, **choice(sizes)}) for log in (BANK, PLATFORM)]
         for message, (sender, receiver) in zip(pair, ((BANK, PLATFORM), (PLATFORM, BANK)), strict=True):
             if message is None:
                 continue
@@ -187,6 +191,13 @@ def attempt(
             fields = {name: value for name, value in event.fields.items() if name != "salt"}
             told.append(Event(COORDINATOR, "disclosure", {**fields, "party": party}))
     return told + [Event(log, "") for log in KEYS]
+
+
+def choice(sets: dict[str, int]) -> dict[str, Any]:
+    """What a node says of how it matches customers, once both sizes are known."""
+    sizes = sets[BANK], sets[PLATFORM]
+    how = {"method": chosen_method("auto", *sizes), "reason": reason("auto", *sizes)}
+    return {"what": "alignment", **how, "label_holder": sizes[0], "feature_holder": sizes[1]}
 
 
 def commitments(step: str, log: str, sets: dict[str, int]) -> list[dict[str, Any]]:

@@ -46,8 +46,8 @@ NODE_PAIRS = {
     ("seeded", "approves"), ("seeded", "rejects"), ("seeded", "job"), ("approved", "other approves"), ("approved", "job"),
     ("approved", "seed"), ("approved", "approves"), ("approved", "rejects"), ("agreed", "other approves"),
     ("agreed", "start"), ("agreed", "failed"), ("agreed", "disclosures"), ("agreed", "job"), ("step", "commitment"),
-    ("step", "disclosure"), ("step", "done"), ("step", "failed"), ("rejected", "job"), ("closing", "disclosures"),
-    ("closing", "job"), ("ended", "disclosures"), ("ended", "job"),
+    ("step", "choice"), ("step", "disclosure"), ("step", "done"), ("step", "failed"), ("rejected", "job"),
+    ("closing", "disclosures"), ("closing", "job"), ("ended", "disclosures"), ("ended", "job"),
 }  # fmt: skip
 COORDINATOR_PAIRS = {
     ("new", "spec"), ("offered", "spec"),
@@ -121,6 +121,10 @@ def phases() -> Iterator[Phase]:
             for holds_label in (True, False):
                 directive = Directive(("1.0",), "8.0")
                 parts = legal_messages(step, figures(holds_label=holds_label), round=number, directive=directive)
+                if step == "align":
+                    sizes = {"own_set": 300, "peer_set": 70_000} if holds_label else {}
+                    known = figures(holds_label=holds_label, method="ot", **sizes)
+                    parts += legal_messages(step, known, round=0, directive=directive)
                 filtered = figures(publishes=holds_label, filter=FilterFigures(True, 1, 1, 1, 1))
                 more = legal_messages(step, filtered, round=number, directive=directive) if step == "align" else ()
                 for part in (*parts, *more):

@@ -64,8 +64,21 @@ BEFORE = (
 
 
 def test_a_training_by_one_identifier_has_the_form_it_always_had() -> None:
-    assert specification().canonical().decode() == BEFORE
-    assert parse_spec(BEFORE.encode()) == specification()
+    """But for the method of the alignment, which is now left to the sizes where nobody names one."""
+
+    def on_the_curve(document: dict[str, Any]) -> None:
+        document["align"]["method"] = "curve"
+
+    assert specification(on_the_curve).canonical().decode() == BEFORE
+    assert parse_spec(BEFORE.encode()) == specification(on_the_curve)
+    assert specification().align_method == "auto"
+
+
+def test_several_keys_and_counts_are_matched_on_the_curve() -> None:
+    assert specification(keyed).align_method == a_count().align_method == "curve"
+    for align in ({"method": "ot"}, {"method": "ot", "keys": KEYS}):
+        with pytest.raises(ValueError, match="neither several keys nor a count"):
+            a_count(align=align)
 
 
 @pytest.mark.parametrize("spec", [specification(keyed), a_count(), a_count(align={"keys": KEYS[:1]})])

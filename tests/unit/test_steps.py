@@ -416,6 +416,7 @@ def test_secrets_show_in_no_representation(bank: TestNode, known: dict[str, Iden
         lookup_range=0.0,
         progress=lambda *_: None,
         commit=lambda *_, **__: None,
+        choose=lambda *_, **__: None,
         load=lambda: load_table(bank.config.dataset[0], features=["a"], label="y", normalise="exact"),
         keep=lambda _: None,
     )
