@@ -115,7 +115,9 @@ def auc_error(ones: NDArray[np.int64], zeros: NDArray[np.int64]) -> float | None
 
 def log_loss_error(ones: NDArray[np.int64], zeros: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float | None:
     """Standard error of the mean log-loss: the rows' standard deviation over the square root of their number."""
-    losses = np.concatenate([-np.log(probabilities), -np.log1p(-probabilities)])
+    with gmpy2.context(precision=96):  # the same on every machine
+        chances = [gmpy2.mpfr(p) for p in probabilities.tolist()]
+        losses = np.array([float(-gmpy2.log(p)) for p in chances] + [float(-gmpy2.log1p(-p)) for p in chances])
     counts = np.concatenate([ones, zeros])
     rows = int(counts.sum())
     return sqrt(_variance(losses, counts) / rows) if rows > 1 else None
