@@ -302,7 +302,7 @@ def _talk(home: Path, tmp_path: Path, run: Any) -> None:
     question = ("submit", "--kind", "count", *parties, "--keys", "phone=phone-e164:DE", "--minimum", "2000", "--no-tell-partner")
     spec = run(*config, *question, "--json").data["spec"]
     assert spec["count"] == {"learner": "label_holder", "step": 100, "tell_partner": False, "tell_coordinator": True}
-    assert spec["align"] == {"method": "curve", "minimum": 2000, "keys": [{"name": "phone", "normalise": "phone-e164:DE"}]}
+    assert spec["align"] == {"method": "auto", "minimum": 2000, "keys": [{"name": "phone", "normalise": "phone-e164:DE"}]}
     assert not {"label", "model", "disclose"} & set(spec)
     refused(run(*config, *question, "--label", "late"), "config.invalid")
     refused(run(*config, *question, "--step", "300"), "config.invalid")
