@@ -52,6 +52,8 @@ class Cosigning:
         self._known: dict[str, int] = {}
         self._asked: dict[str, tuple[int, int]] = {}
         self._pairs: set[frozenset[str]] = set()
+        self._unanswered: dict[tuple[str, str], tuple[int, control_pb2.Checkpoint]] = {}
+        """The last checkpoint of a node's log for its partner, until that answered: it may be away, and asks for nothing itself."""
         self._latest = ""
         self.refused: dict[str, Refused] = {}
         """Nodes whose logs did not continue what was cosigned: none of their jobs goes on."""
@@ -78,17 +80,26 @@ class Cosigning:
         body = control_pb2.Checkpoint(log=self._log.name, witness=party, note=self._latest, old_size=old, proof=proof)
         self._attached[party].send(checkpoint=body)
 
+    def attached(self, party: str) -> None:
+        """A node attached: it is offered the latest checkpoint, and those of its partners that it has not answered."""
+        self.offer(party)
+        for (_, witness), (_, body) in list(self._unanswered.items()):
+            if witness == party and party in self._attached:
+                self._attached[party].send(checkpoint=body)
+
     def offered(self, party: str, body: control_pb2.Checkpoint) -> None:
         """A node's checkpoint arrived: cosign it, or pass it on to the partner it is addressed to.
 
         Raises:
-            PeerError: ``control.unexpected``: it is not of that node's own log.
+            PeerError: ``control.unexpected``: it is not of that node's own log.  VerificationError: it is no checkpoint.
         """
         if body.log != party:
             raise PeerError("control.unexpected", f"{party} sent a checkpoint of another log than its own.")
         if body.witness != self._log.name:
-            if body.witness in self._attached and frozenset((party, body.witness)) in self._pairs:
-                self._attached[body.witness].send(checkpoint=body)
+            if frozenset((party, body.witness)) in self._pairs:
+                self._unanswered[party, body.witness] = (size_of(body.note.encode()), body)
+                if body.witness in self._attached:
+                    self._attached[body.witness].send(checkpoint=body)
             return
         answer = control_pb2.Cosignature(log=party, witness=self._log.name)
         try:
@@ -123,6 +134,9 @@ class Cosigning:
         if body.witness != party:
             raise PeerError("control.unexpected", f"{party} answered in another witness's name.")
         if body.log != self._log.name:
+            asked = self._unanswered.get((body.log, party))
+            if asked is not None and (body.code or body.size >= asked[0]):
+                del self._unanswered[body.log, party]
             if body.log in self._attached and frozenset((party, body.log)) in self._pairs:
                 self._attached[body.log].send(cosignature=body)
             return

@@ -138,7 +138,7 @@ class Runner:
                     attachment.send(job_end=job_end(job))
             for job in [job for job in self._jobs.values() if party in job.parties]:
                 self._brief(job, attachment)
-            self._cosigning.offer(party)
+            self._cosigning.attached(party)
             self._notify()
             return attachment
 

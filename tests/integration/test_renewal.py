@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -117,6 +118,7 @@ def test_a_job_runs_while_certificates_are_renewed(tmp_path: Path, reachable: tu
         assert come.wait(60)
         former = {name: own(joined, name) for name in RENEWED}
         announced = announce(joined, former)
+        time.sleep(2)  # the serving processes look at their partner files a few times a second; people wait for hours
         use(joined, former)
         go.set()
         with connect(joined.config) as again:  # with the new certificate; the one of before is no operator's any more
