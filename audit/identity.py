@@ -295,17 +295,17 @@ def _read_private(path: Path) -> bytes:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(FILE_BYTES_MAX)
-    except OSError:
-        raise _missing(path) from None
+    found = _read_optional(path)
+    if found is None:
+        raise _missing(path)
+    return found
 
 
 def _read_optional(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()[:FILE_BYTES_MAX]
-    except FileNotFoundError:
+        with path.open("rb") as file:
+            return file.read(FILE_BYTES_MAX)
+    except FileNotFoundError:  # not asked for beforehand: it may be renamed in between
         return None
     except OSError:
         raise _missing(path) from None
