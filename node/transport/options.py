@@ -119,4 +119,4 @@ def client_options(limits: Limits = LIMITS, *, pinging: Timeouts | None = None) 
 
 def server_options(limits: Limits = LIMITS) -> Options:
     """Options of the peer server."""
-    return [*_common(limits), *_PINGS, ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000), *tls.SERVER_OPTIONS]
+    return [*_common(limits), *_PINGS, ("grpc.http2.min_ping_interval_without_data_ms", 10_000), *tls.SERVER_OPTIONS]

@@ -18,18 +18,20 @@ from typing import Any
 import grpc
 import psutil
 import pytest
+from grpc._cython import cygrpc
 
 from audit.identity import Identity
 from audit.partner import Partner, export_partner, partner_of
+from coordinator import server
 from node.errors import IsthmusError
 from node.runtime.serve import serve
 from node.transport.control import ControlClient
-from node.transport.options import Backoff, Timeouts
+from node.transport.options import Backoff, Timeouts, client_options, server_options
 from protos import control_pb2, control_pb2_grpc, tls
 from tests.cutter import Cutter
 from tests.nodes import QUICK, free_port, identities, write_node
 
-PERMISSIVE = [("grpc.http2.min_recv_ping_interval_without_data_ms", 200)]
+PERMISSIVE = [("grpc.http2.min_ping_interval_without_data_ms", 200)]
 """So that a test may ping more often than a real node."""
 
 
@@ -153,7 +155,7 @@ def test_a_half_open_stream_is_noticed_and_opened_again(coordinator: Coordinator
         handle=lambda directive: None,
         on_attach=attached.release,
         notify=lambda line: None,
-        timeouts=replace(QUICK, keepalive=1.0, keepalive_answer=0.5),
+        timeouts=replace(QUICK, keepalive=0.4, keepalive_answer=0.5),
     )
     link.start()
     assert attached.acquire(timeout=5)
@@ -166,6 +168,15 @@ def test_a_half_open_stream_is_noticed_and_opened_again(coordinator: Coordinator
     assert cutter.connections == 2
     link.stop()
     cutter.close()
+
+
+def test_every_option_is_one_that_grpc_knows() -> None:
+    """gRPC passes over an option that it does not know without a word."""
+    library = Path(cygrpc.__file__).read_bytes()
+    options = [*server.OPTIONS, *server_options(), *client_options(), *client_options(pinging=Timeouts()), *PERMISSIVE]
+    unknown = {name for name, _ in options if name.encode() + b"\0" not in library}
+    assert not unknown
+    assert b"grpc.http2.min_recv_ping_interval_without_data_ms" not in library, "the search finds anything"
 
 
 def test_many_nodes_do_not_come_back_at_once() -> None:
