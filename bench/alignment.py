@@ -12,9 +12,10 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import resource
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +35,8 @@ from node.limits import LIMITS
 from node.protocols import psi_items
 from node.protocols.alignment import align
 from node.protocols.psi import Alignment, Role
+from node.runtime.spill import SpillingScratch
+from node.scratch import CHUNK_ROWS, Scratch, TextsBuilder
 
 Method = Literal["curve", "ot"]
 JOB = "00" * 32
@@ -43,7 +46,7 @@ RIVALS = ("RR22", "KKRT")
 RESULTS = Path(__file__).parent / "results" / "alignment.json"
 
 
-def half(ch: Any, method: Method, role: Role, identifiers: list[str]) -> Alignment:
+def half(ch: Any, method: Method, role: Role, identifiers: Sequence[str], scratch: Scratch) -> Alignment:
     """One party."""
     drbg = Drbg(SEEDS[role], job=JOB, step="align")
     return align(
@@ -56,6 +59,7 @@ def half(ch: Any, method: Method, role: Role, identifiers: list[str]) -> Alignme
         minimum=1,
         drbg=drbg,
         limits=LIMITS,
+        scratch=scratch,
     )
 
 
@@ -84,19 +88,23 @@ class PeakMemory:
 
 
 def _process(pipe: Connection, method: Method, role: Role, span: range, out: Connection) -> None:
-    identifiers, channel = named(span), PipeChannel(pipe)
-    out.send(None)  # started
-    out.recv()  # both have
-    with PeakMemory() as memory:
-        start, processor = time.perf_counter(), time.process_time()
-        result = half(channel, method, role, identifiers)
-        seconds, processor = time.perf_counter() - start, time.process_time() - processor
+    channel = PipeChannel(pipe)
+    with tempfile.TemporaryDirectory(prefix="isthmus-bench-") as folder, SpillingScratch(Path(folder)) as scratch:
+        identifiers = packed_names(span, scratch)
+        out.send(None)  # started
+        out.recv()  # both have
+        with PeakMemory() as memory:
+            start, processor = time.perf_counter(), time.process_time()
+            result = half(channel, method, role, identifiers, scratch)
+            seconds, processor = time.perf_counter() - start, time.process_time() - processor
+        spilled = scratch.bytes_on_disk
     channel.close()
     figures: dict[str, Any] = {
         "seconds": seconds,
         "cpu_seconds": processor,
         "bytes_sent": channel.sent,
         "growth_bytes": memory.growth,
+        "scratch_bytes": spilled,
     }
     figures["peak_rss_bytes"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     out.send({**figures, "shared": len(result.rows)})
@@ -122,7 +130,7 @@ def in_processes(method: Method, sets: dict[Role, range]) -> dict[str, Any]:
         process.join()
     figures: dict[str, Any] = {
         name: {role: result[name] for role, result in results.items()}
-        for name in ("cpu_seconds", "bytes_sent", "growth_bytes", "peak_rss_bytes")
+        for name in ("cpu_seconds", "bytes_sent", "growth_bytes", "peak_rss_bytes", "scratch_bytes")
     }
     seconds = max(result["seconds"] for result in results.values())
     return {"seconds": seconds, "shared": results["label_holder"]["shared"], **figures}
@@ -137,6 +145,14 @@ def overlapping(elements: int, shared: float) -> dict[Role, range]:
 def named(span: range) -> list[str]:
     """The identifiers of customers."""
     return [f"customer-{number:012d}" for number in span]
+
+
+def packed_names(span: range, scratch: Scratch) -> Sequence[str]:
+    """The same as a node holds them."""
+    built = TextsBuilder(scratch)
+    for first in range(span.start, span.stop, CHUNK_ROWS):
+        built.extend(named(range(first, min(first + CHUNK_ROWS, span.stop))))
+    return built.result()
 
 
 # ---- parts ----------------------------------------------------------------------------------------------------------------------

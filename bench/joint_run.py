@@ -61,6 +61,7 @@ class Job:
     Attributes:
         cores: all processes run on so many of this machine's.
         compare: whether scikit-learn fits the same rows afterwards.
+        train_rows, evaluate_rows: so many of the shared rows by the public coin; 0: all.
         until: for a trial, the step after whose end the job is cancelled; then the figures have no model in them.
     """
 
@@ -72,6 +73,8 @@ class Job:
     tolerance: str
     small_keys: bool = False
     compare: bool = True
+    train_rows: int = 0
+    evaluate_rows: int = 0
     until: str | None = None
 
 
@@ -131,7 +134,8 @@ def run_job(folder: Path, data: DemoData, job: Job, told: Told) -> dict[str, Any
         if job.until is not None:
             return figures
         _await_cosignatures(layout)
-        files = {party: (layout.home(party) / "model.json", layout.home(party) / "members.csv") for party in PARTIES}
+        members = "members.csv" if job.compare else "members.parquet"
+        files = {party: (layout.home(party) / "model.json", layout.home(party) / members) for party in PARTIES}
         layout.run_each(PARTIES, lambda party: ("model", name, "--output", str(files[party][0]), "--members", str(files[party][1])))
     figures["disk_bytes"] = {party: _folder_bytes(layout.home(party) / "state") for party in NAMES}
     logs, partners = [layout.log(party) for party in NAMES], [layout.partner_file(party) for party in NAMES]
@@ -195,7 +199,7 @@ def _start(servers: Supervisor, layout: Layout) -> None:
 
 def _submit(layout: Layout, operator: OperatorClient, data: DemoData, job: Job) -> str:
     document = job_document(data, rounds=job.rounds, l2=job.l2, holdout=job.holdout, key_bits=job.bits)
-    document["model"]["tolerance"] = job.tolerance
+    document["model"] |= {"tolerance": job.tolerance, "train_rows": job.train_rows, "evaluate_rows": job.evaluate_rows}
     spec = build_spec(document, coordinator="coordinator", partners=load_config(layout.config("coordinator")).partners())
     return operator.submit(spec.canonical())
 

@@ -56,7 +56,15 @@ def _runs(node: Any, above: Row, path: tuple[str, ...]) -> Iterator[Row]:
     if isinstance(node.get("seconds"), int | float):
         sent, grown = (_numbers(node.get(name)) for name in ("bytes_sent", "rss_growth_bytes"))
         peaks = grown or _numbers(node.get("peak_rss_bytes"))
-        yield known | {"where": " ".join(path), "bytes": sum(sent) if sent else None, "memory": max(peaks, default=None)}
+        yield known | {
+            "where": " ".join(path),
+            "bytes": sum(sent) if sent else None,
+            "memory": max(peaks, default=None),
+            "memory_each": peaks,
+            "sent_each": sent,
+            "cpu": _numbers(node.get("cpu_seconds")),
+            "scratch_each": _numbers(node.get("scratch_bytes")),
+        }
     for key, value in node.items():
         if isinstance(value, Mapping | list) and key not in ("machine", "parts_per_second"):
             yield from _runs(value, known, path if key in ("runs", "results") else (*path, str(key)))
@@ -86,13 +94,15 @@ def _alignment(document: Any, machines: Machines, plots: Mapping[str, str]) -> s
     if not rows:
         return "\n".join([*parts, not_measured(command)])
     parts.append(f"Private set intersection alone, without reading data: `{command}`. {_machine(document, machines)}")
+    parts.append("Of two figures with a plus sign the label holder's comes first.\n")
     cells = []
     for row in rows:
         own, peer = elements_of(row)
         rate = row.get("elements_per_second")
         if rate is None and isinstance(own, int | float) and isinstance(peer, int | float) and row["seconds"]:
             rate = (own + peer) / row["seconds"]
-        sent, memory = (None if row[name] is None else row[name] / 1e6 for name in ("bytes", "memory"))
+        sent = None if row["bytes"] is None else row["bytes"] / 1e6
+        known = isinstance(own, int | float) and own
         cells.append(
             [
                 series_of(row),
@@ -100,8 +110,12 @@ def _alignment(document: Any, machines: Machines, plots: Mapping[str, str]) -> s
                 number(peer, 0),
                 seconds(row["seconds"]),
                 number(rate, 0),
+                both(row["cpu"], 1),
                 number(sent),
-                number(memory, 0),
+                both(row["sent_each"], 1e6),
+                number(row["bytes"] / own if known and row["bytes"] is not None else None),
+                both(row["memory_each"], 1e6, 0),
+                both(row["scratch_each"], 1e6, 0),
             ]
         )
     headings = (
@@ -110,13 +124,36 @@ def _alignment(document: Any, machines: Machines, plots: Mapping[str, str]) -> s
         "feature holder",
         "seconds",
         "identifiers a second, both sets",
+        "CPU seconds",
         "MB sent, both",
-        "memory, MB, the larger",
+        "MB sent, each way",
+        "bytes an element",
+        "peak memory, MB",
+        "in a scratch file, MB",
     )
     parts.append(table(headings, cells))
+    parts.append(_phases(document))
     if "alignment" in plots:
         parts.append(f"![seconds of an alignment by identifiers]({plots['alignment']})\n")
     return "\n".join(parts)
+
+
+def both(values: Sequence[float], unit: float, digits: int = 1) -> str:
+    """One figure for each side, in ``unit``s."""
+    return " + ".join(number(value / unit, digits) for value in values) if values else ABSENT
+
+
+def _phases(document: Any) -> str:
+    """What each part of the two methods costs, on one core."""
+    phases = document.get("parts") if isinstance(document, Mapping) else None
+    rows = []
+    for method, times in phases.items() if isinstance(phases, Mapping) else ():
+        for name, value in times.items() if isinstance(times, Mapping) else ():
+            once = "base transfers" in name  # of all elements together
+            rows.append([str(method), name, number(1e3 * value, 1) if once else "", "" if once else number(1e6 * value, 2)])
+    if not rows:
+        return ""
+    return "Their parts, on one core:\n\n" + table(("method", "part", "ms in all", "us an element"), rows)
 
 
 def _machine(document: Any, machines: Machines) -> str:

@@ -57,7 +57,10 @@ def _scheduler(text: str) -> str:
 
 
 class NodeSection(Strict):
-    """Who this node is and where its files are; relative paths start at the configuration file's folder."""
+    """Who this node is and where its files are; relative paths start at the configuration file's folder.
+
+    ``scratch``: where a step puts rows that are too many for memory, encrypted and gone with it; a folder of ``state`` when absent.
+    """
 
     name: Name
     role: NodeRole
@@ -67,6 +70,7 @@ class NodeSection(Strict):
     key_file: PathText | None = None
     partners: PathText = "partners"
     state: PathText = "state"
+    scratch: PathText | None = None
     policy: PathText = "policy.toml"
     stop_grace: Annotated[int, Field(ge=0, le=86_400)] = 20
 
@@ -315,6 +319,11 @@ class NodeConfig(Strict):
     def state_folder(self) -> Path:
         """Where the database, job files and the log are."""
         return self.folder / self.node.state
+
+    @property
+    def scratch_folder(self) -> Path:
+        """Where steps put rows that are too many for memory."""
+        return self.state_folder / "scratch" if self.node.scratch is None else self.folder / self.node.scratch
 
     @property
     def policy_path(self) -> Path:

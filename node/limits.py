@@ -18,6 +18,8 @@ class Limits:
     """Most identifiers one side may declare."""
     psi_batch: int = 16_384
     """Identifiers in one alignment message."""
+    scratch_bytes: int = 512 * 2**20
+    """What a step holds in memory of the rows of its data set and their hashes; more goes to an encrypted file of its own."""
     ciphertext_batch: int = 256
     """Ciphertexts in one message (at 3072 bits: 768 bytes each)."""
     batches_ahead: int = 8

@@ -66,7 +66,7 @@ relay: absent bad_key bad_seal busy disabled ended exhausted expired left malfor
 scoring: bad_aggregates bad_band one_class
 seed: unreadable
 spec: empty invalid no_publisher not_a_number not_a_party not_canonical too_large
-state: in_use object_array permissions unreadable unwritable write_failed
+state: in_use object_array permissions scratch unreadable unwritable write_failed
 store: backup_failed bad_url in_use newer_schema no_database no_driver other_owner read_failed unusable write_failed
 training: bad_directive base_rate directives_differ label_missing no_mask_left one_class preconditioner_range rows_differ
     too_many_columns weight_range

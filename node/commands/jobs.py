@@ -6,9 +6,9 @@ import contextlib
 import getpass
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 from rich.console import Console
@@ -22,7 +22,7 @@ from node.config import NodeConfig
 from node.errors import IsthmusError, UsageError
 from node.identity import known_partners, own_identity
 from node.policy import check_spec, load_policy
-from node.runtime.files import members_csv
+from node.runtime.members import members_writer
 from node.runtime.store import JobRow, Store, is_served
 from operations.commands import serve_logged, serve_options
 from operations.logs import Format, Notices
@@ -331,7 +331,8 @@ def reject(node: NodeContext, job: str, by: str | None, reason: str) -> None:
 @click.option(
     "--members",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write this node's own shared customers there (CSV: identifier, position, split).  Personal data: readable by you alone.",
+    help="Write this node's own shared customers there (identifier, position, split): Parquet where the name ends in .parquet, else"
+    " CSV.  Personal data: readable by you alone.",
 )
 @json_option
 @pass_node
@@ -342,6 +343,7 @@ def model(node: NodeContext, job: str, output: Path | None, members: Path | None
     Examples:
       isthmus-node model 3fa2c1
       isthmus-node model 3fa2c1 --output model.json --members shared.csv
+      isthmus-node model 3fa2c1 --members shared.parquet
     """
     config = node.config()
     with _store(config, None if members is None else own_identity(config).state_key) as store:
@@ -355,9 +357,11 @@ def model(node: NodeContext, job: str, output: Path | None, members: Path | None
             )
         document = json.loads(files.read("model.json"))
         if output is not None:
-            _write_private(output, json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n")
+            text = json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n"
+            _write_private(output, lambda file: file.write(text))
         if members is not None:
-            _write_private(members, members_csv(files.read_arrays("align.npz")))
+            aligned, write = files.read_arrays("align.npz"), members_writer(members)
+            _write_private(members, lambda file: write(aligned, file))
 
     def human(console: Console) -> None:
         for path, what in ((output, "the model document"), (members, "the shared customers")):
@@ -382,12 +386,12 @@ def _print_model(console: Console, document: dict[str, Any]) -> None:
         console.print(line)
 
 
-def _write_private(path: Path, data: bytes) -> None:
+def _write_private(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(handle, "wb") as file:
             os.fchmod(handle, 0o600)  # the mode above is for a new file alone
-            file.write(data)
+            write(file)
     except OSError as error:
         raise UsageError(
             "file.unwritable", f"The file {path} cannot be written: {error.strerror}.", remedy="Name another file."

@@ -108,14 +108,16 @@ def dataset_rows(table: Table, features: Sequence[str]) -> Iterator[bytes]:
         part = slice(first, first + _CHUNK)
         fixed = [labels[part].reshape(-1, 1)]
         for column in numbers:
-            values = np.where(np.isnan(column[part]), _NAN, column[part]).astype("<f8")
+            chunk = column[part]
+            values = np.where(np.isnan(chunk), _NAN, chunk).astype("<f8")
             fixed.append(np.ascontiguousarray(values).view(np.uint8).reshape(-1, 8))
         block = np.concatenate(fixed, axis=1)
         width, data = block.shape[1], block.tobytes()
         coded = [([levels[code] for code in codes[part].tolist()]) for codes, levels in categories]
+        keys = [key[part] for key in table.raw_keys]
         for place, identifier in enumerate(table.raw_identifiers[part]):
             row = data[place * width : (place + 1) * width] + _field(identifier)
-            row += b"".join([_field(key[first + place]) for key in table.raw_keys])
+            row += b"".join([_field(key[place]) for key in keys])
             yield row + b"".join([texts[place] for texts in coded]) if coded else row
 
 

@@ -9,24 +9,27 @@ from numpy.typing import NDArray
 
 from node.config import KeyConfig
 from node.data.identifiers import Unfit, normaliser, unfit_identifier
+from node.data.seen import Seen
 from node.errors import DataError
+from node.scratch import CHUNK_ROWS, Scratch, TextsBuilder
 
 
 class KeyColumn:
     """Collects one key's values; afterwards no value stands twice, by the rule that its declaration states.
 
     Attributes:
-        raw: (rows,), as the source has them; empty where a row's value is missing or does not count.
+        raw: (rows,), as the source has them; empty where a row's value is missing or does not count.  There once :meth:`result` is.
     """
 
-    def __init__(self, dataset: str, name: str, config: KeyConfig) -> None:
+    def __init__(self, dataset: str, name: str, config: KeyConfig, scratch: Scratch | None = None) -> None:
         self.dataset, self.name, self.config = dataset, name, config
-        self.raw: list[str] = []
-        self._values: list[str] = []
+        self.raw: Sequence[str] = []
+        self._scratch = scratch
+        self._values, self._raw = TextsBuilder(scratch), TextsBuilder(scratch)
         self._normalise = normaliser(config.normalise)
-        self._rows: dict[str, int] = {}
-        """The first row of each value."""
-        self._shared: set[str] = set()
+        self._seen = Seen()
+        self._shared: set[int] = set()
+        """Rows whose value came again, where it then counts for none."""
 
     def add(self, texts: Sequence[str | None], first_row: int, keep: NDArray[np.bool_]) -> None:
         """Take the kept rows of a batch, whose first is row ``first_row`` of the source.
@@ -34,44 +37,51 @@ class KeyColumn:
         Raises:
             DataError: ``data.unfit_identifier``; ``data.empty_identifier`` where none may be missing; ``data.duplicate_key``.
         """
-        for position in np.flatnonzero(keep).tolist():
-            text, row = texts[position] or "", first_row + position
-            try:
-                value = "" if text.isspace() else self._normalise(text)
-            except Unfit as error:
-                raise unfit_identifier(self.dataset, self.config.column, row, str(error)) from None
-            if not value and self.config.missing == "refuse":
-                raise DataError(
-                    "data.empty_identifier",
-                    f"The identifier column {self.config.column!r} of the data set {self.dataset!r} is empty in row {row}.",
-                    remedy=f'Fill it in, leave the row out of the source, or declare missing = "skip" for the key {self.name!r} in '
-                    "node.toml if customers may lack it.",
-                )
-            if value and value in self._rows:
-                value = self._repeated(value, row)
-            elif value:
-                self._rows[value] = len(self._values)
-            self._values.append(value)
-            self.raw.append(text if value else "")
-
-    def _repeated(self, value: str, row: int) -> str:
-        """What counts of a value that an earlier row has."""
-        if self.config.duplicates == "refuse":
+        places = np.flatnonzero(keep)
+        values = [self._value(texts[place] or "", first_row + place) for place in places.tolist()]
+        known = np.array([bool(value) for value in values], dtype=bool)
+        earlier = np.full(len(values), -1, dtype=np.int64)
+        earlier[known] = self._seen.add([value for value in values if value], len(self._values) + np.flatnonzero(known))
+        repeated = np.flatnonzero(earlier >= 0)
+        if len(repeated) and self.config.duplicates == "refuse":
             raise DataError(
                 "data.duplicate_key",
-                f"The identifier column {self.config.column!r} of the data set {self.dataset!r} repeats in row {row} a value of an "
-                "earlier row.",
+                f"The identifier column {self.config.column!r} of the data set {self.dataset!r} repeats in row "
+                f"{first_row + int(places[repeated[0]])} a value of an earlier row.",
                 remedy=f'Correct the source, or declare for the key {self.name!r} in node.toml duplicates = "first" (only the '
                 'first row is found by it) or "none" (no row is).',
             )
         if self.config.duplicates == "none":
-            self._shared.add(value)
-        return ""
+            self._shared.update(earlier[repeated].tolist())
+        for place in repeated.tolist():
+            values[place] = ""
+        self._values.extend(values)
+        self._raw.extend([(texts[place] or "") if value else "" for place, value in zip(places.tolist(), values, strict=True)])
 
-    def result(self) -> list[str]:
-        """The normalised values, (rows,); ``raw`` is final from here on."""
-        for value in self._shared:
-            row = self._rows[value]
-            self._values[row] = self.raw[row] = ""
-        self._shared.clear()
-        return self._values
+    def _value(self, text: str, row: int) -> str:
+        try:
+            value = "" if text.isspace() else self._normalise(text)
+        except Unfit as error:
+            raise unfit_identifier(self.dataset, self.config.column, row, str(error)) from None
+        if not value and self.config.missing == "refuse":
+            raise DataError(
+                "data.empty_identifier",
+                f"The identifier column {self.config.column!r} of the data set {self.dataset!r} is empty in row {row}.",
+                remedy=f'Fill it in, leave the row out of the source, or declare missing = "skip" for the key {self.name!r} in '
+                "node.toml if customers may lack it.",
+            )
+        return value
+
+    def result(self) -> Sequence[str]:
+        """The normalised values, (rows,)."""
+        self.raw = self._without_shared(self._raw.result())
+        return self._without_shared(self._values.result())
+
+    def _without_shared(self, texts: Sequence[str]) -> Sequence[str]:
+        if not self._shared:
+            return texts
+        built = TextsBuilder(self._scratch)
+        for first in range(0, len(texts), CHUNK_ROWS):
+            part = enumerate(texts[first : first + CHUNK_ROWS], first)
+            built.extend(["" if row in self._shared else text for row, text in part])
+        return built.result()

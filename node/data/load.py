@@ -1,7 +1,8 @@
-"""From a data set to a table in memory: identifiers normalised and unique, numbers as float64, categories as codes.
+"""From a data set to a table: identifiers normalised and unique, numbers as float64, categories as codes.
 
-Rows stream in from :mod:`node.data.sources`; what stays is one number per row and column.  Rows are named by their place in the
-source, counted from 1 without a header; a data value stands in no error and no representation.
+Rows stream in from :mod:`node.data.sources`; what stays is one number per row and column, in chunks that go to the step's
+scratch (:mod:`node.scratch`).  Rows are named by their place in the source, counted from 1 without a header; a data value stands
+in no error and no representation.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from numpy.typing import NDArray
 from node.config import ColumnConfig, DatasetConfig
 from node.data.identifiers import Unfit, normaliser, unfit_identifier
 from node.data.keys import KeyColumn
+from node.data.seen import Seen
 from node.data.sources import read_batches
 from node.errors import DataError
 from node.limits import LIMITS
+from node.scratch import Column, NumbersBuilder, Scratch, TextsBuilder
 
 MISSING_NUMBER_TEXTS = ("", "na", "n/a", "null", "nan", "none")
 """Texts that count as a missing number, white space and case aside.  A category or a label is missing only when empty."""
@@ -43,17 +46,19 @@ class Table:
         keys: of each key that the job names, the normalised value of every row, each value once; empty where the row has none
             that counts.
         raw_keys: the same as the source has them.
+
+    Of many rows, texts and columns are those of :mod:`node.scratch`: read them by slices or by arrays of row numbers.
     """
 
-    identifiers: list[str] = field(repr=False)
-    raw_identifiers: list[str] = field(repr=False)
-    columns: dict[str, NDArray] = field(repr=False)
+    identifiers: Sequence[str] = field(repr=False)
+    raw_identifiers: Sequence[str] = field(repr=False)
+    columns: dict[str, Column] = field(repr=False)
     label: NDArray[np.int8] | None = field(repr=False)
     duplicates: int
     rows_read: int
     levels: dict[str, list[str]] = field(repr=False, default_factory=dict)
-    keys: list[list[str]] = field(repr=False, default_factory=list)
-    raw_keys: list[list[str]] = field(repr=False, default_factory=list)
+    keys: list[Sequence[str]] = field(repr=False, default_factory=list)
+    raw_keys: list[Sequence[str]] = field(repr=False, default_factory=list)
 
 
 def load_table(
@@ -64,6 +69,7 @@ def load_table(
     normalise: str,
     keys: Sequence[str] = (),
     most_rows: int = LIMITS.psi_elements,
+    scratch: Scratch | None = None,
 ) -> Table:
     """Read the identifier, the keys, the named features and the label of a data set.
 
@@ -74,6 +80,7 @@ def load_table(
         normalise: the identifier rule, see :mod:`node.data.identifiers`.
         keys: names of the data set's keys that customers are to be found by.
         most_rows: bound on the rows read.
+        scratch: where rows go that are too many for memory; None: nowhere.
 
     Raises:
         DataError: ``data.empty_identifier``, ``data.unfit_identifier``, ``data.identifier_type``, ``data.not_a_number``,
@@ -83,9 +90,9 @@ def load_table(
             :func:`node.data.sources.read_batches`.
     """
     wanted = list(features) + ([label] if label is not None else [])
-    readers = {name: _reader(dataset, name) for name in wanted}
-    identifiers = _Identifiers(dataset, normaliser(normalise))
-    joins = [KeyColumn(dataset.name, name, dataset.keys[name]) for name in keys]
+    readers = {name: _reader(dataset, name, scratch) for name in wanted}
+    identifiers = _Identifiers(dataset, normaliser(normalise), scratch)
+    joins = [KeyColumn(dataset.name, name, dataset.keys[name], scratch) for name in keys]
     columns_read = list(dict.fromkeys([dataset.identifier, *(join.config.column for join in joins), *wanted]))
     place = {name: position for position, name in enumerate(columns_read)}
     for batch in read_batches(dataset, columns_read):
@@ -108,11 +115,11 @@ def load_table(
             remedy="Check the file or the query.",
         )
     columns = {name: readers[name].result() for name in features}
-    labels = readers[label].result().astype(np.int8) if label is not None else None
+    labels = np.asarray(readers[label].result()) if label is not None else None
     levels = {name: reader.levels for name in features if isinstance(reader := readers[name], _Category)}
     return Table(
-        identifiers=identifiers.kept,
-        raw_identifiers=identifiers.raw,
+        identifiers=identifiers.kept.result(),
+        raw_identifiers=identifiers.raw.result(),
         columns=columns,
         label=labels,
         duplicates=identifiers.rows_read - len(identifiers.kept),
@@ -126,43 +133,46 @@ def load_table(
 class _Identifiers:
     """Collects identifiers, one row of each."""
 
-    def __init__(self, dataset: DatasetConfig, normalise: Callable[[str], str]) -> None:
+    def __init__(self, dataset: DatasetConfig, normalise: Callable[[str], str], scratch: Scratch | None) -> None:
         self.dataset, self.normalise = dataset, normalise
-        self.kept: list[str] = []
-        self.raw: list[str] = []
+        self.kept, self.raw = TextsBuilder(scratch), TextsBuilder(scratch)
         self.rows_read = 0
-        self._seen: set[str] = set()
+        self._seen = Seen()
 
     def add(self, texts: list[str | None]) -> NDArray[np.bool_]:
         """Take a batch; returns which of its rows are kept."""
-        keep = np.zeros(len(texts), dtype=bool)
-        for position, text in enumerate(texts):
-            self.rows_read += 1
+        normalised = self._normalised(texts)
+        keep = self._seen.add(normalised, self.rows_read + np.arange(len(texts))) < 0
+        if self.dataset.duplicates == "refuse" and not keep.all():
+            row = self.rows_read + int(np.argmin(keep)) + 1
+            raise DataError(
+                "data.duplicate_identifiers",
+                f"The identifier column {self.dataset.identifier!r} of the data set {self.dataset.name!r} repeats in row "
+                f"{row} an identifier of an earlier row.",
+                remedy='Leave one row per customer in the source, or declare duplicates = "first" for the data set in '
+                "node.toml to keep the first row of each.",
+            )
+        self.rows_read += len(texts)
+        self.kept.extend([text for text, first in zip(normalised, keep.tolist(), strict=True) if first])
+        self.raw.extend([text for text, first in zip(texts, keep.tolist(), strict=True) if first and text])
+        return keep
+
+    def _normalised(self, texts: list[str | None]) -> list[str]:
+        found = []
+        for row, text in enumerate(texts, self.rows_read + 1):
             try:
                 normalised = self.normalise(text) if text else ""
             except Unfit as error:
-                raise unfit_identifier(self.dataset.name, self.dataset.identifier, self.rows_read, str(error)) from None
+                raise unfit_identifier(self.dataset.name, self.dataset.identifier, row, str(error)) from None
             if not text or not normalised or text.isspace():
                 raise DataError(
                     "data.empty_identifier",
                     f"The identifier column {self.dataset.identifier!r} of the data set {self.dataset.name!r} is empty in row "
-                    f"{self.rows_read}.",
+                    f"{row}.",
                     remedy="Fill it in or leave the row out of the source.",
                 )
-            if normalised not in self._seen:
-                self._seen.add(normalised)
-                self.kept.append(normalised)
-                self.raw.append(text)
-                keep[position] = True
-            elif self.dataset.duplicates == "refuse":
-                raise DataError(
-                    "data.duplicate_identifiers",
-                    f"The identifier column {self.dataset.identifier!r} of the data set {self.dataset.name!r} repeats in row "
-                    f"{self.rows_read} an identifier of an earlier row.",
-                    remedy='Leave one row per customer in the source, or declare duplicates = "first" for the data set in '
-                    "node.toml to keep the first row of each.",
-                )
-        return keep
+            found.append(normalised)
+        return found
 
 
 def _identifier_texts(dataset: DatasetConfig, name: str, column: pa.Array) -> list[str | None]:
@@ -179,9 +189,9 @@ def _identifier_texts(dataset: DatasetConfig, name: str, column: pa.Array) -> li
 class _Number:
     """Collects a column of numbers."""
 
-    def __init__(self, dataset: DatasetConfig, name: str, config: ColumnConfig) -> None:
+    def __init__(self, dataset: DatasetConfig, name: str, config: ColumnConfig, scratch: Scratch | None) -> None:
         self.dataset, self.name, self.config = dataset, name, config
-        self.parts: list[NDArray[np.float64]] = []
+        self.parts = NumbersBuilder(np.float64, scratch)
 
     def add(self, column: pa.Array, first_row: int, keep: NDArray[np.bool_]) -> None:
         values = self._floats(column, first_row)
@@ -232,8 +242,8 @@ class _Number:
             remedy='Correct the row (a decimal point, no thousands separators), or declare the column with kind = "category".',
         )
 
-    def result(self) -> NDArray[np.float64]:
-        return np.concatenate(self.parts)
+    def result(self) -> Column:
+        return self.parts.result()
 
 
 def _first_unparsable(texts: pa.Array) -> int:
@@ -252,9 +262,9 @@ def _first_unparsable(texts: pa.Array) -> int:
 class _Category:
     """Collects a column of categories as codes into its levels."""
 
-    def __init__(self, dataset: DatasetConfig, name: str, config: ColumnConfig) -> None:
+    def __init__(self, dataset: DatasetConfig, name: str, config: ColumnConfig, scratch: Scratch | None) -> None:
         self.dataset, self.name, self.config = dataset, name, config
-        self.parts: list[NDArray[np.int32]] = []
+        self.parts = NumbersBuilder(np.int32, scratch)
         self._codes: dict[str, int] = {}
 
     @property
@@ -284,15 +294,15 @@ class _Category:
             )
         return translate[encoded.indices.to_numpy(zero_copy_only=False)] if len(texts) else np.zeros(0, dtype=np.int32)
 
-    def result(self) -> NDArray[np.int32]:
-        return np.concatenate(self.parts)
+    def result(self) -> Column:
+        return self.parts.result()
 
 
 class _Label(_Category):
     """Collects the label; its two levels become 0 and 1 at the end."""
 
-    def result(self) -> NDArray[np.int32]:
-        codes, levels = super().result(), [_label_text(level) for level in self.levels]
+    def result(self) -> NDArray[np.int8]:
+        codes, levels = np.asarray(super().result()), [_label_text(level) for level in self.levels]
         distinct = sorted(set(levels))
         if len(distinct) != 2:
             raise DataError(
@@ -309,7 +319,7 @@ class _Label(_Category):
                 f"No value of the label {self.name!r} of the data set {self.dataset.name!r} is {said}.",
                 remedy='Declare which of its two values counts as 1: positive = "..." in [dataset.columns] of node.toml.',
             )
-        return np.array([level == positive[0] for level in levels], dtype=np.int32)[codes]
+        return np.array([level == positive[0] for level in levels], dtype=np.int8)[codes]
 
 
 def _label_text(text: str) -> str:
@@ -334,7 +344,7 @@ def _as_texts(dataset: DatasetConfig, name: str, column: pa.Array) -> pa.Array:
         ) from None
 
 
-def _reader(dataset: DatasetConfig, name: str) -> _Number | _Category:
+def _reader(dataset: DatasetConfig, name: str, scratch: Scratch | None) -> _Number | _Category:
     config = dataset.columns.get(name)
     if config is None:
         raise DataError(
@@ -343,7 +353,7 @@ def _reader(dataset: DatasetConfig, name: str) -> _Number | _Category:
             remedy="Declare it under [dataset.columns] in node.toml.",
         )
     kinds: dict[str, type[_Number] | type[_Category]] = {"number": _Number, "category": _Category, "label": _Label}
-    return kinds[config.kind](dataset, name, config)
+    return kinds[config.kind](dataset, name, config, scratch)
 
 
 def _missing(dataset: DatasetConfig, name: str, row: int, what: str, *, number: bool) -> DataError:

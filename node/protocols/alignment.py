@@ -13,6 +13,7 @@ from node.limits import Limits
 from node.protocols import psi, psi_ot
 from node.protocols.channel import Channel, Progress, silent
 from node.protocols.psi import Alignment, Role
+from node.scratch import Scratch
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ def align(
     drbg: Drbg,
     limits: Limits,
     engine: Engine | None = None,
+    scratch: Scratch | None = None,
     progress: Progress = silent,
 ) -> Alignment:
     """Find the customers both sides have.
@@ -49,6 +51,7 @@ def align(
         method: as the job's specification says; both sides must name the same.
         choose: told of the choice before anything but sizes is sent, unless the specification says ``curve``.
         engine: where identifiers are masked on the curve; None: here.
+        scratch: where hashes go that are too many for memory (:func:`node.protocols.psi_ot.match`).
         ch, role, job, identifiers, minimum, drbg, limits, progress: as :func:`node.protocols.psi.align`.
 
     Raises:
@@ -65,5 +68,13 @@ def align(
         return psi.match(ch, peer, job=job, identifiers=identifiers, minimum=minimum, drbg=drbg, engine=engine, progress=progress)
     receives = label_holder_receives(*sizes) == holds_label
     return psi_ot.match(
-        ch, peer, receives=receives, job=job, identifiers=identifiers, minimum=minimum, drbg=drbg, progress=progress
+        ch,
+        peer,
+        receives=receives,
+        job=job,
+        identifiers=identifiers,
+        minimum=minimum,
+        drbg=drbg,
+        scratch=scratch,
+        progress=progress,
     )

@@ -38,6 +38,7 @@ from node.protocols.filter_state import (
     whole_digest,
 )
 from node.protocols.filter_transfer import deviates, receive_items, send_items
+from node.scratch import picked
 from protos import peer_pb2 as pb
 
 VERSION_MAX = 2**31
@@ -97,7 +98,7 @@ def _masked(s: Setting, chosen: NDArray[np.int64], scalar: bytes) -> NDArray[np.
     """F of the chosen identifiers."""
     data = bytearray()
     for first in range(0, len(chosen), s.limits.psi_batch):
-        batch = [encoded(s.identifiers[index]) for index in chosen[first : first + s.limits.psi_batch].tolist()]
+        batch = [encoded(name) for name in picked(s.identifiers, chosen[first : first + s.limits.psi_batch])]
         data += mask_all(s.engine, batch, s.relation, scalar)
         s.progress("align", len(data) // KEPT_BYTES, len(chosen))
     return np.frombuffer(bytes(data), dtype=VALUE)

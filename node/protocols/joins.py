@@ -32,6 +32,7 @@ from node.errors import DataError
 from node.limits import Limits
 from node.protocols import psi
 from node.protocols.channel import Channel, Progress, silent
+from node.scratch import picked
 
 
 @dataclass(frozen=True)
@@ -93,12 +94,12 @@ def join(
     sizes: list[tuple[int, int]] = []
     count = peer_size = 0
     for place, key in enumerate(keys):
-        brought = np.array([row for row in np.flatnonzero(waiting).tolist() if key.values[row]], dtype=np.int64)
+        brought = np.flatnonzero(waiting & np.fromiter(map(bool, key.values), dtype=bool, count=customers)).astype(np.int64)
         aligned = psi.align(
             ch,
             role=role,
             job=job,
-            identifiers=[key.values[row] for row in brought.tolist()],
+            identifiers=picked(key.values, brought),
             minimum=minimum if place == len(keys) - 1 else 0,  # what a later key finds counts too
             drbg=drbg,
             limits=limits,

@@ -254,16 +254,16 @@ def exchange_row_products(
         if bases:
             hidden = _hidden_rows(keys, bases, matrix, layout, own_groups[i], batch, v, engine, hiding, hiding_noise)
 
-        def send(step: int, hidden: Iterator[list[mpz]] = hidden, sending: bool = bool(bases)) -> None:
+        def send(step: int, hidden: Iterator[list[mpz]] = hidden, sending: bool = bool(bases), i: int = i) -> None:
             if sending:
                 send_ciphertexts(ch, pb.RowProducts, next(hidden), keys.peer, first=parts[step].start)
+            # Told here: of wide matrices the batches that are sent ahead take a minute before any is received.
+            progress("multiplying rows", i * rows + parts[step].stop, steps * rows)
 
         def receive(step: int, i: int = i) -> list[mpz]:
             part = parts[step]
             count = -(-(part.stop - part.start) // peer_layout.rows) if i < len(peer_groups) else 0
-            theirs = receive_ciphertexts(ch, pb.RowProducts, keys.own.public, first=part.start, count=count) if count else []
-            progress("multiplying rows", i * rows + part.stop, steps * rows)
-            return theirs
+            return receive_ciphertexts(ch, pb.RowProducts, keys.own.public, first=part.start, count=count) if count else []
 
         swapped = ahead(len(parts), limits.batches_ahead, send, receive)
         for part, opened in zip(parts, batches.decrypt(engine, keys.own, swapped), strict=True):

@@ -41,6 +41,7 @@ from node.engine import Engine, InlineEngine, batches
 from node.errors import DataError, PeerError, PolicyError
 from node.limits import Limits
 from node.protocols.channel import Channel, Progress, silent
+from node.scratch import pieces_of
 from protos.peer_pb2 import DoublyMasked, MaskedPoints, PsiStart
 
 Role = Literal["label_holder", "feature_holder"]
@@ -191,7 +192,7 @@ def masked_batches(
     """The own list, masked, a message after the other; the engine works ahead on the next ones."""
     size = min(batch, batches.POINTS)
 
-    pieces = ([identifiers[index] for index in order[first:stop].tolist()] for first, stop in _pieces(len(order), batch, size))
+    pieces = pieces_of(identifiers, order, _pieces(len(order), batch, size))
     masked = batches.masked_points(masking.engine, masking.scalar, tag, pieces)
     for first in range(0, len(order), batch):
         stop = min(first + batch, len(order))

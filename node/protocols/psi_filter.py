@@ -54,6 +54,7 @@ from node.protocols.filter_state import DIGEST_BYTES, TAG_KEY_BYTES, Held, Publi
 from node.protocols.filter_transfer import deviates, receive_items, send_items, take_items
 from node.protocols.filter_versions import VERSION_MAX, Edition, check_told, make_edition, receive_edition, send_edition
 from node.protocols.psi import Alignment
+from node.scratch import picked
 from protos import peer_pb2 as pb
 
 
@@ -212,7 +213,7 @@ def _ask(ch: Channel, s: Setting, new: NDArray[np.int64], values: NDArray[np.voi
     scalar, size = s.drbg.stream("psi.scalar").bytes(SCALAR_BYTES), s.limits.psi_batch
     inverse = inverse_scalar(scalar)
     batches = (
-        blind_all(s.engine, [encoded(s.identifiers[index]) for index in order[first : first + size].tolist()], s.relation, scalar)
+        blind_all(s.engine, [encoded(name) for name in picked(s.identifiers, order[first : first + size])], s.relation, scalar)
         for first in range(0, len(order), size)
     )
     done, batch = 0, next(batches, None)

@@ -27,6 +27,7 @@ from node.crypto.vole import SenderStreams
 from node.engine.batches import not_text
 from node.errors import DataError
 from node.protocols.psi import duplicate
+from node.scratch import MemoryScratch, Piece, Scratch, picked
 
 Bytes = NDArray[np.uint8]
 Words = NDArray[np.uint64]
@@ -34,6 +35,7 @@ Words = NDArray[np.uint64]
 HASH_BYTES = 32
 _VALUE_BYTES = -(-MESSAGE_BITS // 8)
 _BATCH = 1 << 14  # identifiers hashed between two allocations
+_GROUP = 1 << 20  # identifiers sorted at a time: 40 MB, and pieces of a bin that are worth their place in a file
 
 
 def hash_key(parts: Iterable[bytes]) -> bytes:
@@ -91,13 +93,17 @@ class Items:
 
 
 class Bins(Sequence[Items]):
-    """All identifiers, hashed, by bins; a bin's items are copied out when it is asked for."""
+    """All identifiers, hashed, by bins; a bin's items are put together when it is asked for.
 
-    def __init__(self, hashes: Bytes, order: NDArray[np.int64], ends: list[int]) -> None:
-        self._hashes, self._order, self._ends = hashes, order, ends
+    Raises:
+        DataError: ``psi.duplicate_identifier``, of a bin that holds an identifier twice; what the scratch raises.
+    """
+
+    def __init__(self, parts: list[list[tuple[int, Piece]]], identifiers: Sequence[str]) -> None:
+        self._parts, self._identifiers = parts, identifiers
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self._parts)
 
     @overload
     def __getitem__(self, index: int) -> Items: ...
@@ -110,41 +116,61 @@ class Bins(Sequence[Items]):
             return [self[place] for place in range(*index.indices(len(self)))]
         if not 0 <= index < len(self):
             raise IndexError(index)
-        rows = self._order[self._ends[index - 1] if index else 0 : self._ends[index]]
-        return Items(rows, self._hashes[rows])
+        parts = [_opened(piece.read(), count) for count, piece in self._parts[index]]
+        rows = np.concatenate([np.zeros(0, dtype=np.int64), *(rows for rows, _ in parts)])
+        items = Items(rows, np.concatenate([np.zeros((0, HASH_BYTES), dtype=np.uint8), *(hashes for _, hashes in parts)]))
+        self._check_repeats(items)
+        return items
+
+    def _check_repeats(self, items: Items) -> None:
+        words = items.tweaks[:, 0]
+        ordered = np.sort(words)
+        again = ordered[1:][ordered[1:] == ordered[:-1]]
+        alike = items.rows[np.isin(words, again)] if len(again) else items.rows[:0]
+        if len(set(picked(self._identifiers, alike))) < len(alike):
+            raise duplicate()
 
 
-def into_bins(identifiers: Sequence[str], key: bytes, bins: int, load: int) -> Bins:
-    """Hash identifiers and sort them into bins; only slices and single elements of ``identifiers`` are read.
+def _opened(data: bytes, count: int) -> tuple[NDArray[np.int64], Bytes]:
+    hashes = np.frombuffer(data, dtype=np.uint8, offset=8 * count).reshape(count, HASH_BYTES)
+    return np.frombuffer(data, dtype="<i8", count=count), hashes
+
+
+def into_bins(
+    identifiers: Sequence[str], key: bytes, bins: int, load: int, scratch: Scratch | None = None, *, group: int = _GROUP
+) -> Bins:
+    """Hash identifiers and sort them into bins; only slices of ``identifiers`` are read, in order.
 
     Args:
         load: the most that a bin may hold.
+        scratch: takes the hashes, 40 bytes an identifier; None: memory.
+        group: identifiers that are sorted at a time.
 
     Raises:
-        DataError: ``psi.identifier_not_text``, ``psi.duplicate_identifier``; ``psi.bin_overflow`` (a chance below 2^-40).
+        DataError: ``psi.identifier_not_text``; ``psi.bin_overflow`` (a chance below 2^-40); what the scratch raises.
     """
-    hashes = hash_all(identifiers, key)
-    _check_repeats(hashes, identifiers)
-    first = np.ascontiguousarray(hashes[:, :4]).view("<u4").reshape(-1).astype(np.uint64)
-    places = (first * np.uint64(bins) >> np.uint64(32)).astype(np.uint16)  # at most 3,052 bins
-    order = np.argsort(places, kind="stable").astype(np.int64, copy=False)
-    counts = np.bincount(places, minlength=bins)
-    if counts.max() > load:
+    scratch = scratch or MemoryScratch()
+    parts: list[list[tuple[int, Piece]]] = [[] for _ in range(bins)]
+    totals = np.zeros(bins, dtype=np.int64)
+    for first in range(0, len(identifiers), group):
+        hashes = hash_all(identifiers[first : first + group], key)
+        heads = np.ascontiguousarray(hashes[:, :4]).view("<u4").reshape(-1).astype(np.uint64)
+        places = (heads * np.uint64(bins) >> np.uint64(32)).astype(np.uint16)  # at most 3,052 bins
+        order = np.argsort(places, kind="stable").astype("<i8", copy=False)
+        counts = np.bincount(places, minlength=bins)
+        totals += counts
+        ends = np.cumsum(counts).tolist()
+        for number, (end, count) in enumerate(zip(ends, counts.tolist(), strict=True)):
+            if count:
+                rows = order[end - count : end]
+                parts[number].append((count, scratch.put((first + rows).tobytes() + hashes[rows].tobytes())))
+    if totals.max() > load:
         raise DataError(
             "psi.bin_overflow",
             "More own identifiers fell into one bin than it holds (a chance below 2^-40).",
             remedy="Run the step again: it draws another hash.",
         )
-    return Bins(hashes, order, np.cumsum(counts).tolist())
-
-
-def _check_repeats(hashes: Bytes, identifiers: Sequence[str]) -> None:
-    words = np.ascontiguousarray(hashes[:, 16:24]).view("<u8").reshape(-1)
-    ordered = np.sort(words)
-    again = ordered[1:][ordered[1:] == ordered[:-1]]
-    alike: list[int] = np.flatnonzero(np.isin(words, again)).tolist() if len(again) else []
-    if len({identifiers[row] for row in alike}) < len(alike):
-        raise duplicate()
+    return Bins(parts, identifiers)
 
 
 # ---- stores -------------------------------------------------------------------------------------------------------------------

@@ -37,7 +37,9 @@ mark what it does not hold; a sender could send tags that match nothing.
 **Lock step.**  The receiver prepares the next bin while the sender works on this one, and sends it when it has this one's tags: no
 link holds more than one bin's columns, and one that holds a single message cannot deadlock.
 
-**Memory.**  A bin has 65,536 elements of the larger set on average; beside it, 40 bytes an own element and eight a tag.
+**Memory.**  A bin has 65,536 elements of the larger set on average, and both sides pad it to its load.  Beside it, a byte a tag at
+the receiver and eight at the sender; the hashes of own elements, 40 bytes each, go bin by bin to the step's scratch, which keeps
+them in an encrypted file where they are many.
 """
 
 from __future__ import annotations
@@ -56,6 +58,7 @@ from node.protocols import psi_items
 from node.protocols.channel import Channel, Progress, silent
 from node.protocols.psi import Alignment, Peer, check_minimum
 from node.protocols.psi_items import Bins, Bytes, Items, Words
+from node.scratch import Scratch
 from protos.peer_pb2 import BaseChoices, BasePoint, ItemTags, SharedMarks, StoreColumns, TreeSums
 
 _SUM_BYTES = 2 * vole.KEY_BYTES
@@ -74,6 +77,7 @@ def match(
     identifiers: Sequence[str],
     minimum: int,
     drbg: Drbg,
+    scratch: Scratch | None = None,
     progress: Progress = silent,
 ) -> Alignment:
     """Find the customers both sides have, once both sizes are known (:func:`node.protocols.psi.declare`).
@@ -87,6 +91,7 @@ def match(
         minimum: fewest shared customers this side's policy accepts.
         drbg: randomness of this attempt; opens ``psi.base`` and ``psi.trees`` (receiver) or ``psi.secret``, ``psi.base`` and
             ``psi.padding`` (sender).
+        scratch: takes the hashes of own identifiers, by bins; None: memory.
         progress: told ``("align", bins done, bins)`` once a bin.
 
     Raises:
@@ -97,7 +102,7 @@ def match(
             ``psi.base_point``, ``psi.not_ascending``, ``psi.marked_padding``, ``psi.more_than_declared``.
     """
     sizes = (len(identifiers), peer.size) if receives else (peer.size, len(identifiers))
-    run = (_Receiver if receives else _Sender)(ch, peer, bin_shape(*sizes), job, progress)
+    run = (_Receiver if receives else _Sender)(ch, peer, bin_shape(*sizes), job, scratch, progress)
     rows = run.match(identifiers, drbg, minimum)
     return Alignment(rows=rows, own_size=len(identifiers), peer_size=peer.size)
 
@@ -105,8 +110,9 @@ def match(
 class _Side:
     """What both halves share: the link, the sizes, and the checks of what comes."""
 
-    def __init__(self, ch: Channel, peer: Peer, shape: BinShape, job: str, progress: Progress) -> None:
-        self._ch, self._peer, self._shape, self._job, self._progress = ch, peer, shape, job, progress
+    def __init__(self, ch: Channel, peer: Peer, shape: BinShape, job: str, scratch: Scratch | None, progress: Progress) -> None:
+        self._ch, self._peer, self._shape, self._job = ch, peer, shape, job
+        self._scratch, self._progress = scratch, progress
 
     def _recv(self, kind: type[B], first: int, count: int, size: int) -> bytes:
         """The values of the next message, which must be this one."""
@@ -120,7 +126,7 @@ class _Side:
         return message.values
 
     def _bins(self, identifiers: Sequence[str], key: bytes, load: int) -> Bins:
-        return psi_items.into_bins(identifiers, key, self._shape.bins, load)
+        return psi_items.into_bins(identifiers, key, self._shape.bins, load, self._scratch)
 
     def _chunks(self, index: int) -> list[tuple[int, int]]:
         """Positions and sizes of the messages that carry a bin's slots."""

@@ -20,12 +20,14 @@ from node.crypto.drbg import Stream
 from node.data.load import Table, load_table
 from node.errors import IsthmusError, VerificationError
 from node.runtime import steps
-from node.runtime.context import Bounds, Numbers, step_context
+from node.runtime.aligning import declared_columns
+from node.runtime.context import Bounds, Numbers, StepContext, step_context
 from node.runtime.disclosures import DISCLOSURE_SALTS, Disclosure, Facts, item_salt, of_step
 from node.runtime.journal import JournalChannel, StepLabels
 from node.runtime.kept import InboundWriter, inbound_name, kept_files, write_table
 from node.runtime.relations import keep_for_replay, open_relation
 from node.runtime.seeds import Seed, open_seed
+from node.runtime.spill import SpillingScratch
 from node.transport.channel import Wire
 from node.transport.errors import INTERNAL
 from node.transport.session import OnWait, Outage
@@ -92,6 +94,7 @@ class Execution:
         self._link: StepLink | None = None
         self._journal: JournalChannel | None = None
         self._kept: InboundWriter | None = None
+        self._scratch = SpillingScratch(parts.config.scratch_folder, memory_bytes=parts.limits.scratch_bytes)
         self._salts: Stream | None = None
         self._disclosed = False
         self._phase: tuple[str, int, int] | None = None
@@ -153,6 +156,8 @@ class Execution:
             # The operator gets the trace, everybody else one code.
             _log.exception("%s ended with a fault of isthmus (%s)", self._name(), type(error).__name__)
             self._fail(self._cancelled.code if self._cancelled else INTERNAL, began)  # given up, what it ran on was closed
+        finally:
+            self._scratch.close()
 
     def _name(self) -> str:
         labels = self.labels
@@ -254,7 +259,7 @@ class Execution:
             self._progress(**self.labels.fields(), phase=phase, done=done, total=total)
             self._notify(f"{self._name()} goes on: the link to {self._peer} is back")
 
-    def _context(self, seed: Seed) -> steps.StepContext:
+    def _context(self, seed: Seed) -> StepContext:
         parts, labels, spec = self._parts, self.labels, self._spec
         dataset = parts.config.dataset_named(spec.party(self._me).dataset)
         label, keys = spec.label_of(self._me), [key.name for key in spec.align.keys]
@@ -277,7 +282,7 @@ class Execution:
 
         def keep(table: Table) -> None:
             if parts.policy.retention.keeps:
-                declared = steps.declared_columns(spec, self._me, dataset)
+                declared = declared_columns(spec, self._me, dataset)
                 write_table(kept_files(parts.store.files(labels.job)), labels.attempt, table, features, declared)
 
         relation = None
@@ -300,8 +305,9 @@ class Execution:
             numbers=Numbers(self._start.coefficients, self._start.lookup_range),
             commit=commit,
             choose=choose,
-            load=lambda: load_table(dataset, features=features, label=label, normalise=rule, keys=keys),
+            load=lambda: load_table(dataset, features=features, label=label, normalise=rule, keys=keys, scratch=self._scratch),
             keep=keep,
+            scratch=self._scratch,
             limits=parts.limits,
             progress=progress,
             relation=relation,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 import os
@@ -13,7 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from audit.record import sync_folder
 from audit.split import Split
 from node.errors import DataError, UsageError
 from node.runtime.sealed_files import MAGIC, opened_parts, sealed_parts
+from node.scratch import packed
 
 _PARTIAL = ".partial"
 _DAMAGED = (
@@ -63,13 +63,19 @@ class JobFiles:
         self._write_parts(name, [data])
 
     def _write_parts(self, name: str, parts: Iterable[bytes | memoryview]) -> None:
+        def write(file: IO[bytes]) -> None:
+            for part in parts:
+                file.write(part)
+
+        self._write_by(name, write)
+
+    def _write_by(self, name: str, write: Callable[[IO[bytes]], None]) -> None:
         path, partial = self.folder / name, self.folder / (name + _PARTIAL)
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(handle, "wb") as file:
-                for part in parts:
-                    file.write(part)
+                write(file)
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
@@ -109,6 +115,21 @@ class JobFiles:
         np.savez(buffer, allow_pickle=False, **dict(arrays))
         with buffer.getbuffer() as data:
             self._write_parts(name, [data] if self._key is None else sealed_parts(self._key, name, data))
+
+    def write_archive(self, name: str, arrays: Iterable[tuple[str, NDArray]]) -> None:
+        """Write arrays, of which one is in memory at a time, as a compressed ``.npz`` in clear.
+
+        Raises:
+            DataError: ``state.write_failed``.
+        """
+
+        def write(file: IO[bytes]) -> None:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+                for key, array in arrays:
+                    with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, array, allow_pickle=False)
+
+        self._write_by(name, write)
 
     def read_arrays(self, name: str) -> dict[str, NDArray]:
         """Arrays of an ``.npz``; never unpickles.
@@ -157,32 +178,20 @@ def _arrays(file: io.BytesIO) -> dict[str, NDArray]:
     return found
 
 
-def texts_to_arrays(texts: Sequence[str]) -> dict[str, NDArray]:
-    """Texts as UTF-8 bytes and the offsets where they end: no object array, no padding to the longest."""
-    encoded = [text.encode() for text in texts]
-    ends = np.cumsum([len(item) for item in encoded], dtype=np.int64)
-    return {"text": np.frombuffer(b"".join(encoded), dtype=np.uint8), "ends": ends}
+def texts_to_arrays(texts: Sequence[str], rows: NDArray[np.int64] | None = None) -> dict[str, NDArray]:
+    """Texts (of ``rows``, or all) as UTF-8 bytes and the offsets where they end: no object array, no padding to the longest."""
+    data, ends = packed(texts, rows)
+    return {"text": data, "ends": ends}
 
 
 def texts_from_arrays(arrays: Mapping[str, NDArray]) -> list[str]:
     """Inverse of :func:`texts_to_arrays`."""
     data, ends = arrays["text"].tobytes(), arrays["ends"].tolist()
     starts = [0, *ends][: len(ends)]
-    return [data[start:end].decode() for start, end in zip(starts, ends, strict=True)]
+    return [data[start:end].decode("utf-8", "surrogatepass") for start, end in zip(starts, ends, strict=True)]
 
 
 def split_from_arrays(arrays: Mapping[str, NDArray]) -> Split:
     """Which shared rows serve for what, from ``align.npz``; before samples were known it held the rows held out alone."""
     holdout = arrays["holdout"]
     return Split(arrays.get("train", ~holdout), holdout)
-
-
-def members_csv(arrays: Mapping[str, NDArray]) -> bytes:
-    """The shared customers of ``align.npz`` in the common order, and what each serves for: identifier, position, split."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["identifier", "position", "split"])
-    rows = zip(texts_from_arrays(arrays), *split_from_arrays(arrays), strict=True)
-    for position, (identifier, train, held_out) in enumerate(rows):
-        writer.writerow([identifier, position, "holdout" if held_out else "train" if train else "unused"])
-    return text.getvalue().encode()

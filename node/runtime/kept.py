@@ -11,12 +11,12 @@ missed by the replay, which says so.  Nothing here runs code when read.
 from __future__ import annotations
 
 import contextlib
-import io
+import filecmp
 import json
 import os
 import struct
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from node.data.load import Table
 from node.errors import DataError
 from node.limits import LIMITS
 from node.runtime.files import JobFiles, texts_from_arrays, texts_to_arrays
+from node.scratch import CHUNK_ROWS, Scratch, TextsBuilder
 
 FOLDER = "kept"
 _MAGIC = b"isthin1\n"
@@ -140,37 +141,47 @@ def write_table(files: JobFiles, attempt: int, table: Table, features: Sequence[
     Raises:
         DataError: ``state.write_failed``.
     """
-    columns = {name: column.model_dump(mode="json") for name, column in declared.items()}
-    head = {"declared": columns, "rows_read": table.rows_read, "duplicates": table.duplicates}
-    arrays: dict[str, NDArray] = {"head": np.frombuffer(json.dumps(head).encode(), dtype=np.uint8)}
-    arrays |= {f"identifiers_{key}": array for key, array in texts_to_arrays(table.raw_identifiers).items()}
-    for place, name in enumerate(features):
-        arrays[f"column_{place}"] = table.columns[name]
-        if name in table.levels:
-            arrays |= {f"levels_{place}_{key}": array for key, array in texts_to_arrays(table.levels[name]).items()}
-    for place, key in enumerate(table.raw_keys):
-        arrays |= {f"key_{place}_{part}": array for part, array in texts_to_arrays(key).items()}
-    if table.label is not None:
-        arrays["label"] = table.label
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    name, data = table_name(attempt), buffer.getvalue()
+    name = table_name(attempt)
+    files.write_archive(name, _table_arrays(table, features, declared))
     earlier = next((table_name(before) for before in range(attempt - 1, -1, -1) if files.has(table_name(before))), "")
-    if earlier and files.read(earlier) == data:
+    if earlier and filecmp.cmp(files.folder / earlier, files.folder / name, shallow=False):
         with contextlib.suppress(OSError):  # a file system without links keeps it twice
             (files.folder / name).unlink(missing_ok=True)
             os.link(files.folder / earlier, files.folder / name)
             sync_folder(files.folder)
-            return
-    files.write(name, data)
+
+
+def _table_arrays(table: Table, features: Sequence[str], declared: dict[str, ColumnConfig]) -> Iterator[tuple[str, NDArray]]:
+    """What is kept of a data set, one array in memory at a time."""
+    columns = {name: column.model_dump(mode="json") for name, column in declared.items()}
+    head = {"declared": columns, "rows_read": table.rows_read, "duplicates": table.duplicates}
+    yield "head", np.frombuffer(json.dumps(head).encode(), dtype=np.uint8)
+    yield from _named("identifiers", table.raw_identifiers)
+    for place, name in enumerate(features):
+        yield f"column_{place}", np.asarray(table.columns[name])
+        if name in table.levels:
+            yield from _named(f"levels_{place}", table.levels[name])
+    for place, key in enumerate(table.raw_keys):
+        yield from _named(f"key_{place}", key)
+    if table.label is not None:
+        yield "label", table.label
+
+
+def _named(prefix: str, texts: Sequence[str]) -> Iterator[tuple[str, NDArray]]:
+    return ((f"{prefix}_{part}", array) for part, array in texts_to_arrays(texts).items())
 
 
 def read_table(
-    files: JobFiles, attempt: int, features: Sequence[str], normalise: str, keys: Sequence[str] = ()
+    files: JobFiles,
+    attempt: int,
+    features: Sequence[str],
+    normalise: str,
+    keys: Sequence[str] = (),
+    scratch: Scratch | None = None,
 ) -> tuple[Table, dict[str, ColumnConfig]]:
     """A kept data set, its identifiers normalised anew, and how its columns were declared.
 
-    ``keys`` are the rules of the job's keys, in its order.
+    ``keys`` are the rules of the job's keys, in its order; ``scratch`` takes identifiers that are too many for memory.
 
     Raises:
         DataError: ``kept.unreadable``.
@@ -180,12 +191,12 @@ def read_table(
         arrays = files.read_arrays(name)
         head = json.loads(arrays["head"].tobytes())
         declared = {column: ColumnConfig.model_validate(fields) for column, fields in head["declared"].items()}
-        raw = texts_from_arrays(_texts(arrays, "identifiers"))
+        raw = _built(texts_from_arrays(_texts(arrays, "identifiers")), None, scratch)
         rule = normaliser(normalise)
         key_rules = [normaliser(key) for key in keys]
-        raw_keys = [texts_from_arrays(_texts(arrays, f"key_{place}")) for place in range(len(keys))]
+        raw_keys = [_built(texts_from_arrays(_texts(arrays, f"key_{place}")), None, scratch) for place in range(len(keys))]
         table = Table(
-            identifiers=[rule(text) for text in raw],
+            identifiers=_built(raw, rule, scratch),
             raw_identifiers=raw,
             columns={feature: arrays[f"column_{place}"] for place, feature in enumerate(features)},
             label=arrays.get("label"),
@@ -196,7 +207,7 @@ def read_table(
                 for place, feature in enumerate(features)
                 if f"levels_{place}_ends" in arrays
             },
-            keys=[[each(text) if text else "" for text in texts] for each, texts in zip(key_rules, raw_keys, strict=True)],
+            keys=[_built(texts, each, scratch) for each, texts in zip(key_rules, raw_keys, strict=True)],
             raw_keys=raw_keys,
         )
     except (DataError, KeyError, ValueError, TypeError, ValidationError, Unfit, zipfile.BadZipFile):
@@ -205,6 +216,15 @@ def read_table(
     if (lengths | {len(key) for key in raw_keys}) - {len(raw)}:
         raise DataError("kept.unreadable", f"The kept data set {files.folder / name} is damaged: its columns differ in length.")
     return table, declared
+
+
+def _built(texts: Sequence[str], rule: Callable[[str], str] | None, scratch: Scratch | None) -> Sequence[str]:
+    """Texts, each but the empty one by a rule, packed where they are many."""
+    built = TextsBuilder(scratch)
+    for first in range(0, len(texts), CHUNK_ROWS):
+        part = texts[first : first + CHUNK_ROWS]
+        built.extend(part if rule is None else [rule(text) if text else "" for text in part])
+    return built.result()
 
 
 def _texts(arrays: dict[str, Any], prefix: str) -> dict[str, NDArray]:

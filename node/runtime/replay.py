@@ -32,7 +32,7 @@ from node.engine import Engine, make_engine
 from node.identity import own_identity
 from node.policy import load_policy
 from node.runtime import steps
-from node.runtime.context import Bounds, Numbers, step_context
+from node.runtime.context import Bounds, Numbers, StepContext, StepResult, step_context
 from node.runtime.disclosures import DISCLOSURE_SALTS, item_salt, of_step
 from node.runtime.engines import engine_of
 from node.runtime.files import JobFiles
@@ -40,7 +40,9 @@ from node.runtime.journal import StepLabels, items_of, serialised
 from node.runtime.kept import inbound_name, kept_files, read_inbound, read_table, table_name
 from node.runtime.relations import Relation, kept_relation
 from node.runtime.seeds import SEED_FILE, Seed, open_seed
+from node.runtime.spill import SpillingScratch
 from node.runtime.store import is_served
+from node.scratch import Scratch
 from node.transport.channel import parse
 
 M = TypeVar("M", bound=Message)
@@ -94,7 +96,7 @@ class NodePremises:
         """One job, with a scratch folder that is gone at the end: what is computed there is secret."""
         spec = _specification(job)
         files = JobFiles(self._config.state_folder / "jobs" / job.job)
-        with tempfile.TemporaryDirectory(prefix="isthmus-replay-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="isthmus-replay-") as scratch, SpillingScratch(Path(scratch)) as spill:
             yield NodeJob(
                 job=job.job,
                 spec=spec,
@@ -104,6 +106,7 @@ class NodePremises:
                 bounds=self._bounds,
                 files=files,
                 scratch=JobFiles(Path(scratch), os.urandom(32)),  # what a crash leaves opens nowhere
+                spill=spill,
             )
 
     def close(self) -> None:
@@ -132,6 +135,7 @@ class NodeJob:
     bounds: Bounds
     files: JobFiles
     scratch: JobFiles
+    spill: Scratch
     aligned_in: int = 0
     """The attempt of ``align`` whose data set the later steps read."""
 
@@ -182,6 +186,7 @@ class NodeJob:
             choose=wire.choose,
             load=load,
             keep=lambda _: None,
+            scratch=self.spill,
             relation=self._relation(name),
         )
         salts = context.drbg.stream(DISCLOSURE_SALTS)
@@ -212,7 +217,7 @@ class NodeJob:
         keys = [key.normalise for key in self.spec.align.keys]
         rule = "exact" if keys else self.spec.align.normalise  # with keys, nobody is found by the identifier
         try:
-            table, declared = read_table(kept, attempt, self.spec.party(self.me).features, rule, keys)
+            table, declared = read_table(kept, attempt, self.spec.party(self.me).features, rule, keys, self.spill)
         except DataError as error:
             raise ReplayMissing(error.message) from None
         return table, self._dataset(declared)
@@ -224,7 +229,7 @@ class StepOutcome:
 
     job: NodeJob
     name: AttemptName
-    result: steps.StepResult = field(repr=False)
+    result: StepResult = field(repr=False)
     wire: ReplayWire
     salts: Stream = field(repr=False)
 
@@ -240,7 +245,7 @@ class StepOutcome:
             self.job.aligned_in = self.name.attempt
 
 
-def _run_here(step: str, context: steps.StepContext, ch: ReplayChannel) -> steps.StepResult:
+def _run_here(step: str, context: StepContext, ch: ReplayChannel) -> StepResult:
     """Run a step; that this machine's engine fails says nothing of what was recorded."""
     try:
         return steps.run_step(step, context, ch)

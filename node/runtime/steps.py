@@ -14,109 +14,35 @@ the key of the job, it commits to before its first message.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from audit.accuracy import accuracy_of, auc_standard_error
-from audit.spec import JobSpec
-from audit.split import split_rows, split_sizes
-from node.config import ColumnConfig, DatasetConfig
-from node.crypto.drbg import Drbg
+from audit.split import split_sizes
 from node.crypto.paillier import generate_key
-from node.data.commitment import SALT_BYTES, dataset_root, encoded_root, key_digest
+from node.data.commitment import SALT_BYTES, encoded_root, key_digest
 from node.data.encoding import EncodedColumn, encode, model_columns
 from node.data.load import Table
-from node.engine import Engine
-from node.errors import DataError, PolicyError, UsageError
-from node.limits import Limits
-from node.protocols import joins, logistic, preparation, psi, psi_count, psi_filter, scoring
-from node.protocols.alignment import Choice, align
-from node.protocols.channel import Channel, Progress
-from node.protocols.filter_state import Setting
+from node.errors import DataError, UsageError
+from node.protocols import logistic, preparation, scoring
+from node.protocols.channel import Channel
 from node.protocols.metrics import Metrics, check_two_classes
-from node.protocols.psi_filter import Outcome
 from node.protocols.training import Prepared, RoundShares, TrainingPlan
+from node.runtime.aligning import align_step, count_step, dataset_root_of
+from node.runtime.context import Arrays, StepContext, StepResult
 from node.runtime.disclosures import Facts
-from node.runtime.files import JobFiles, split_from_arrays, texts_to_arrays
-from node.runtime.relations import Relation
-
-Role = Literal["label_holder", "feature_holder"]
-Arrays = Mapping[str, NDArray]
+from node.runtime.files import JobFiles, split_from_arrays
 
 ORDER = ("align", "prepare", "round", "finish", "evaluate")
 """The steps of a training; only ``round`` has rounds, from 1."""
 ORDERS = {"train": ORDER, "count": ("count",)}
 """The steps of each kind of job."""
-
-
-class Commit(Protocol):
-    """Puts a commitment into the log."""
-
-    def __call__(self, what: str, sha256: str, **sizes: int) -> None: ...
-
-
-class Choose(Protocol):
-    """Puts a choice that both sides make alike into the log."""
-
-    def __call__(self, what: str, **chosen: str | int) -> None: ...
-
-
-@dataclass(frozen=True)
-class StepContext:
-    """All a step needs besides the channel."""
-
-    spec: JobSpec
-    job: str
-    me: str
-    dataset: DatasetConfig
-    files: JobFiles
-    drbg: Drbg = field(repr=False)
-    engine: Engine = field(repr=False)
-    limits: Limits
-    minimum_shared: int
-    minimum_key_bits: int
-    round: int
-    attempt: int
-    coefficients: Sequence[float]
-    lookup_range: float
-    progress: Progress
-    commit: Commit
-    choose: Choose
-    load: Callable[[], Table]
-    """Reads the data set: the source's rows or, in a replay, those kept."""
-    keep: Callable[[Table], None]
-    """Keeps the data set as it was loaded for the alignment, where the policy says so."""
-    relation: Relation | None = None
-    """What is kept from job to job where the job aligns by a published filter."""
-
-    @property
-    def role(self) -> Role:
-        return "label_holder" if self.spec.label_holder.name == self.me else "feature_holder"
-
-    @property
-    def holds_label(self) -> bool:
-        return self.role == "label_holder"
-
-    @property
-    def features(self) -> Sequence[str]:
-        """Names of this node's features, in the order of the job."""
-        return self.spec.party(self.me).features
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What a step leaves: figures for the report, and files (bytes, or arrays for an ``.npz``)."""
-
-    facts: Facts
-    files: Mapping[str, bytes | Arrays] = field(repr=False)
-    outcome: Outcome | None = field(repr=False, default=None)
-    """Of an alignment by a published filter: what the relation keeps."""
 
 
 def run_step(step: str, ctx: StepContext, ch: Channel) -> StepResult:
@@ -130,138 +56,6 @@ def run_step(step: str, ctx: StepContext, ch: Channel) -> StepResult:
             "job.unknown_step", f"This node knows no step {step!r}.", remedy="Update the older of node and coordinator."
         )
     return _STEPS[step](ctx, ch)
-
-
-# ---- align ----------------------------------------------------------------------------------------------------------------------
-
-
-def _align(ctx: StepContext, ch: Channel) -> StepResult:
-    table = ctx.load()
-    salt = ctx.drbg.stream("dataset salt").bytes(SALT_BYTES)
-    root = _dataset_root(ctx, table, salt)
-    ctx.keep(table)
-    ctx.commit("dataset", root, rows=len(table.identifiers))
-    alignment, by_key, outcome = _shared(ctx, ch, table)
-    rows = np.asarray(alignment.rows, dtype=np.int64)
-    train, held_out = split_rows(ctx.job, len(rows), ctx.spec.model)
-    raw = [table.raw_identifiers[row] for row in rows]
-    facts = Facts(
-        set_size=alignment.own_size,
-        intersection=len(rows),
-        rows_train=int(train.sum()),
-        rows_holdout=int(held_out.sum()),
-        by_key=by_key,
-    )
-    bound = {"salt": np.frombuffer(salt, dtype=np.uint8), "root": np.frombuffer(bytes.fromhex(root), dtype=np.uint8)}
-    arrays = {"rows": rows, "train": train, "holdout": held_out, **bound, **texts_to_arrays(raw)}
-    return StepResult(facts, {"align.npz": arrays}, outcome)
-
-
-def _shared(
-    ctx: StepContext, ch: Channel, table: Table
-) -> tuple[psi.Alignment | joins.Join, Sequence[tuple[int, int]], Outcome | None]:
-    """The shared customers; where the job names its keys, what each brought and found; what a published filter keeps."""
-
-    def choose(chosen: Choice) -> None:
-        ctx.choose("alignment", **chosen.fields())
-
-    if ctx.relation is not None:
-        outcome = _by_filter(ctx, ch, ctx.relation, table.identifiers)
-        return outcome.alignment, (), outcome
-    if not ctx.spec.align.keys:
-        alignment = align(
-            ch,
-            method=ctx.spec.align_method,
-            choose=choose,
-            role=ctx.role,
-            job=ctx.job,
-            identifiers=table.identifiers,
-            minimum=ctx.minimum_shared,
-            drbg=ctx.drbg,
-            limits=ctx.limits,
-            engine=ctx.engine,
-            progress=ctx.progress,
-        )
-        return alignment, (), None
-    join = joins.join(
-        ch,
-        role=ctx.role,
-        job=ctx.job,
-        keys=[joins.Key(key.name, values) for key, values in zip(ctx.spec.align.keys, table.keys, strict=True)],
-        minimum=ctx.minimum_shared,
-        drbg=ctx.drbg,
-        limits=ctx.limits,
-        engine=ctx.engine,
-        progress=ctx.progress,
-    )
-    return join, join.by_key, None
-
-
-def _by_filter(ctx: StepContext, ch: Channel, relation: Relation, identifiers: Sequence[str]) -> Outcome:
-    setting = Setting(
-        relation=relation.identity,
-        identifiers=identifiers,
-        minimum=ctx.minimum_shared,
-        drbg=ctx.drbg,
-        engine=ctx.engine,
-        limits=ctx.limits,
-        terms=relation.terms,
-        commit=ctx.commit,
-        progress=ctx.progress,
-    )
-    if relation.publishes:
-        return psi_filter.publish(ch, setting, state=relation.published, reserve=relation.reserve, save=relation.save)
-    return psi_filter.query(ch, setting, state=relation.held)
-
-
-# ---- count ----------------------------------------------------------------------------------------------------------------------
-
-
-def _count(ctx: StepContext, ch: Channel) -> StepResult:
-    spec, learns = ctx.spec, ctx.spec.learner == ctx.me
-    minimum = spec.align.minimum
-    if ctx.minimum_shared > minimum:  # the policy is another one than when the job was approved
-        raise PolicyError(
-            "policy.minimum_intersection",
-            f"The job's align.minimum is {minimum}; policy limits.minimum_intersection is {ctx.minimum_shared}.",
-            remedy="Submit the job with a minimum that both policies allow.",
-        )
-    table = ctx.load()
-    salt = ctx.drbg.stream("dataset salt").bytes(SALT_BYTES)
-    ctx.keep(table)
-    ctx.commit("dataset", _dataset_root(ctx, table, salt), rows=len(table.identifiers))
-    counted = psi_count.count(
-        ch,
-        role=ctx.role,
-        learns=learns,
-        job=ctx.job,
-        identifiers=[value for value in table.keys[0] if value] if spec.align.keys else table.identifiers,
-        minimum=minimum,
-        told=lambda size: spec.count.told(size, minimum),
-        tells=spec.count.tell_partner,
-        drbg=ctx.drbg,
-        limits=ctx.limits,
-        engine=ctx.engine,
-        progress=ctx.progress,
-        key=spec.align.keys[0].name if spec.align.keys else "",
-    )
-    told = counted.told if learns else None
-    facts = Facts(set_size=counted.own_size, intersection=(told or 0) if spec.count.tell_coordinator else 0, told=told)
-    if counted.told is None:
-        return StepResult(facts, {})
-    known = {"customers": counted.size, "told": counted.told, "minimum": minimum, "step": spec.count.step}
-    return StepResult(facts, {"count.json": json.dumps(known, indent=2).encode()})
-
-
-def _dataset_root(ctx: StepContext, table: Table, salt: bytes) -> str:
-    keys = [key.name for key in ctx.spec.align.keys]
-    return dataset_root(table, ctx.features, declared_columns(ctx.spec, ctx.me, ctx.dataset), salt=salt, keys=keys)
-
-
-def declared_columns(spec: JobSpec, me: str, dataset: DatasetConfig) -> dict[str, ColumnConfig]:
-    """How the columns that a job asks of this node are declared, the label's among them where this node holds it."""
-    label = spec.label_of(me)
-    return {name: dataset.columns[name] for name in [*spec.party(me).features, *([] if label is None else [label])]}
 
 
 # ---- prepare --------------------------------------------------------------------------------------------------------------------
@@ -321,7 +115,7 @@ def _prepare(ctx: StepContext, ch: Channel) -> StepResult:
 
 def _check_unchanged(ctx: StepContext, table: Table, aligned: Arrays) -> None:
     """The rows are those that this node committed to when it aligned: the same customers at the same places, the same values."""
-    if _dataset_root(ctx, table, aligned["salt"].tobytes()) != aligned["root"].tobytes().hex():
+    if dataset_root_of(ctx, table, aligned["salt"].tobytes()) != aligned["root"].tobytes().hex():
         raise DataError(
             "data.changed",
             f"The data set {ctx.dataset.name!r} changed after its customers were aligned.",
@@ -456,8 +250,8 @@ def metrics_json(metrics: Metrics) -> bytes:
 
 
 _STEPS: dict[str, Callable[[StepContext, Channel], StepResult]] = {
-    "align": _align,
-    "count": _count,
+    "align": align_step,
+    "count": count_step,
     "prepare": _prepare,
     "round": _round,
     "finish": _finish,

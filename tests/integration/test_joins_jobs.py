@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from audit.report_html import render
 from audit.verify import verify_logs
 from node.config import load_config
 from node.identity import own_identity
-from node.runtime.files import JobFiles, members_csv
+from node.runtime.files import JobFiles
+from node.runtime.members import write_csv
 from node.runtime.store import Store
 from tests.joint import COUNTED, KEYED, NODES, PARTIES, SHARED, TOLD_LITTLE, Joint, contact, joint
 from tests.replay_world import replay
@@ -65,7 +67,9 @@ def test_customers_are_found_by_the_first_key_that_finds_them(made: Joint) -> No
     assert made.states[0] == "finished"
     members = {}
     for name in NODES:
-        rows = members_csv(files(made, name, made.jobs[0]).read_arrays("align.npz")).decode().splitlines()[1:]
+        file = io.BytesIO()
+        write_csv(files(made, name, made.jobs[0]).read_arrays("align.npz"), file)
+        rows = file.getvalue().decode().splitlines()[1:]
         members[name] = [int(row.split(",")[0][1:]) for row in rows]
     by_phone, by_email = pairs()
     found = list(zip(members["bank"], members["platform"], strict=True))

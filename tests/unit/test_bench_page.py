@@ -58,8 +58,10 @@ def run(job: str = "generated", rows: int = 10_000, features: int = 24, cores: i
 def results(folder: Path) -> Path:
     """A file of each kind, as small as they come."""
     scale = [run(), run(rows=30_000, scale=3.0), run(rows=30_000, features=300, scale=9.0), run("breast-cancer", 569, 30)]
+    sampled = run("sampled", 10_000_000, 24) | {"rows_train": 30_000}
+    sampled["peak_rss_bytes"] = {"bank": 2_345e6, "platform": 2_222e6, "coordinator": 111e6}
     documents: dict[str, Any] = {
-        "scale": {"benchmark": "scale", "runs": [*scale, run("card-default", 18_000, 21, scale=2.5)]},
+        "scale": {"benchmark": "scale", "runs": [*scale, run("card-default", 18_000, 21, scale=2.5), sampled]},
         "alignment": {
             "machine": MACHINE,
             "label_holder_elements": 10_000,
@@ -106,6 +108,8 @@ def test_made_up_figures_all_appear(written: list[Path]) -> None:
     for shown in (
         "400 of 8,000",
         "30 s: not reached",
+        "| 10,000,000 | 30,000 | 2048 | 2 | 1.0 | 2.0 | 3.0 | 4.0 | 5.0 | 2,345 | 2,222 | 111 | 0.3 | whole and lawful |",
+        "| 800.0 |",
         "67 to 80",
         "0.283",
         "391",
@@ -183,6 +187,21 @@ def test_alignments_are_found_however_they_are_nested(document: dict[str, Any]) 
     assert elements_of(row) == (10, 10)
     assert "ot" in series_of(row)
     assert "| 2.0 | 10 |" in render({"alignment": document}), "ten identifiers a second of both sets together"
+
+
+def test_an_alignment_shows_each_side_and_its_phases() -> None:
+    run = {
+        "seconds": 2.0,
+        "cpu_seconds": {"label_holder": 1.25, "feature_holder": 0.75},
+        "bytes_sent": {"label_holder": 3_000_000, "feature_holder": 2_000_000},
+        "peak_rss_bytes": {"label_holder": 90e6, "feature_holder": 80e6},
+        "scratch_bytes": {"label_holder": 7e6, "feature_holder": 0},
+    }
+    parts = {"ot": {"240 base transfers, sender": 0.0221, "tags": 2.5e-7}}
+    page = render({"alignment": {"parts": parts, "results": [{"elements": 100_000, "runs": {"ot": run}}]}})
+    assert "| ot | 100,000 | 100,000 | 2.0 | 100,000 | 1.2 + 0.8 | 5.0 | 3.0 + 2.0 | 50.0 | 90 + 80 | 7 + 0 |" in page
+    assert "| ot | 240 base transfers, sender | 22.1 |  |" in page
+    assert "| ot | tags |  | 0.25 |" in page
 
 
 def test_figures_of_other_forms_do_no_harm() -> None:

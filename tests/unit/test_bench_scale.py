@@ -122,6 +122,15 @@ def test_the_matrix_is_whole_and_small_runs_come_first() -> None:
     assert (chosen[-1].rows, chosen[-1].bits, chosen[-1].cores) == (1_000_000, 3072, 1)
 
 
+def test_the_sampled_job_has_a_size_of_its_own_and_runs_when_named() -> None:
+    [case] = cases(("sampled",), SIZES, (2048,), (2,), 8, "0.2")
+    assert (case.rows, case.features) == (10_000_000, 24)
+    listed = CliRunner().invoke(main, ["--list"])
+    assert listed.exit_code == 0
+    assert "sampled" not in listed.output
+    assert "10,000,000 rows" in CliRunner().invoke(main, ["--job", "sampled", "--list"]).output
+
+
 def test_runs_are_appended_and_what_is_there_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "results" / "scale.json"
     case = Case("generated", 10_000, 24, 2048, 2, 8, "0.2", "0.0001")

@@ -118,6 +118,56 @@ def test_one_mask_hides_all_slots_of_a_ciphertext() -> None:
         assert max(opened).bit_length() > layout.packed_bits(2) + 32
 
 
+def test_rows_are_told_of_before_the_peer_has_sent_any() -> None:
+    """Of a wide matrix the batches that go ahead take a minute: nobody should see a step that stands still."""
+    data, slots = matrices(), 6
+    k = score_bits(plaintext_bits=510, columns=max(COLUMNS), slots=slots)
+    layout = score_layout(plaintext_bits=510, columns=max(COLUMNS), slots=slots, ring_bits=k)
+    told: tuple[list[Any], list[Any]] = ([], [])
+
+    class Heard:
+        """Notes how often the peer was heard before each word of progress."""
+
+        def __init__(self, ch: Any, said: list[Any]) -> None:
+            self.ch, self.said, self.heard = ch, said, 0
+            self.send = ch.send
+
+        def recv(self, kind: Any) -> Any:
+            self.heard += kind is pb.RowProducts
+            return self.ch.recv(kind)
+
+        def progress(self, phase: str, done: int, total: int) -> None:
+            self.said.append((phase, done, total, self.heard))
+
+    def half(side: int) -> Any:
+        def run(ch: Any) -> Any:
+            link = Heard(ch, told[side])
+            return exchange_row_products(
+                link,
+                keys=keys_of(side),
+                matrix=data[side],
+                masks=[[0] * COLUMNS[1 - side]] * slots,
+                layout=layout,
+                peer_layout=layout,
+                drbg=drbg(side, "rows"),
+                engine=InlineEngine(),
+                limits=Limits(ciphertext_batch=1),
+                progress=link.progress,
+            )
+
+        return run
+
+    run_pair(half(0), half(1)).results()
+    for said in told:
+        phases, done, totals, heard = (list(part) for part in zip(*said, strict=True))
+        assert set(phases) == {"multiplying rows"}
+        assert done == sorted(done)
+        assert done[-1] == totals[-1]
+        assert totals[-1] % ROWS == 0
+        assert heard[0] == 0
+        assert heard.count(0) > 1
+
+
 def assert_uniform(values: Any, *, cells: int) -> None:
     """A share alone is indistinguishable from uniform."""
     counts = np.bincount(np.asarray(values).ravel().astype(np.int64), minlength=cells)

@@ -7,6 +7,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from math import log2
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from node.limits import LIMITS
 from node.protocols import psi_items, psi_ot
 from node.protocols.alignment import Choice, align
 from node.protocols.psi import Alignment, Role
+from node.runtime.spill import SpillingScratch
 from protos.peer_pb2 import BaseChoices, BasePoint, ItemTags, SharedMarks, StoreColumns, TreeSums
 from tests.pair import Link, MemoryChannel, Outcome, run_pair
 
@@ -234,6 +236,30 @@ def test_a_bin_that_overflows_is_an_own_fault() -> None:
     with pytest.raises(DataError) as caught:
         psi_items.into_bins(names(0, 100), b"key", 4, 20)
     assert caught.value.code == "psi.bin_overflow"
+
+
+def test_bins_are_the_same_from_a_file_and_in_pieces(tmp_path: Path) -> None:
+    everybody = names(0, 1000)
+    plain = psi_items.into_bins(everybody, b"key", 5, 400)
+    with SpillingScratch(tmp_path, memory_bytes=5000) as scratch:
+        pieces = psi_items.into_bins(everybody, b"key", 5, 400, scratch, group=64)
+        assert scratch.bytes_on_disk > 30_000
+        for one, other in zip(plain, pieces, strict=True):
+            assert np.array_equal(one.rows, other.rows)
+            assert one.hashes.tobytes() == other.hashes.tobytes()
+    assert sorted(row for one in plain for row in one.rows.tolist()) == list(range(1000))
+    hashes = [hashlib.sha256(b"key" + name.encode()).digest() for name in everybody]
+    assert all(items.hashes[place].tobytes() == hashes[row] for items in plain for place, row in enumerate(items.rows.tolist()))
+
+
+def test_an_alignment_with_a_file_says_the_same(tmp_path: Path, small_bins: None) -> None:
+    left, right = names(0, 700), names(300, 1100)
+    plain = exchange(left, right)
+    with SpillingScratch(tmp_path, memory_bytes=0) as scratch:
+        spilled = exchange(left, right, scratch=scratch)
+        assert scratch.bytes_on_disk > 40 * 1500
+    assert shared(spilled, left, right) == shared(plain, left, right)
+    assert (spilled.left_sent, spilled.right_sent) == (plain.left_sent, plain.right_sent)
 
 
 # ---- the peer's faults ----------------------------------------------------------------------------------------------------

@@ -21,14 +21,14 @@ from node.data.load import load_table
 from node.errors import IsthmusError, PolicyError, UsageError
 from node.policy import AutoApprove, CountSection
 from node.protocols.metrics import Metrics
-from node.runtime import steps
+from node.runtime.context import StepContext, StepResult
 from node.runtime.disclosures import Facts, of_step, receipt
 from node.runtime.files import texts_from_arrays, texts_to_arrays
 from node.runtime.jobs import Jobs, NodeParts
 from node.runtime.journal import StepLabels
 from node.runtime.serve import route
 from node.runtime.step_order import ATTEMPTS_MAX
-from node.runtime.steps import StepResult, store_result
+from node.runtime.steps import store_result
 from protos import control_pb2
 from tests.nodes import TestNode, approvals_of, identities, node, spec_of, write_node
 
@@ -399,7 +399,7 @@ def test_texts_survive_as_bytes_and_offsets() -> None:
 def test_secrets_show_in_no_representation(bank: TestNode, known: dict[str, Identity]) -> None:
     seed = bytes(range(32))
     result = StepResult(Facts(), {"prepared.npz": {"p": np.frombuffer(seed, dtype=np.uint8)}})
-    context = steps.StepContext(
+    context = StepContext(
         spec=spec_of(),
         job="a" * 64,
         me="bank",
