@@ -7,8 +7,10 @@ import json
 import math
 import os
 import random
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,10 @@ import pytest
 from audit.spec import JobSpec
 from coordinator.optimizer import first_range, plan_next
 from node.cli import main
+from node.limits import LIMITS
 from node.runtime.files import JobFiles
+from node.runtime.spill import SpillingScratch
+from node.scratch import Piece
 from protos import control_pb2
 from tests.nodes import TestNode, free_port, identities, node, spec_of, write_node
 
@@ -109,6 +114,45 @@ def test_restarts_before_the_training_cost_no_masks(pair: tuple[TestNode, TestNo
     other = control_pb2.StepStart(job=job, step="evaluate", attempt=3, coefficients=(0.5, 0.5), lookup_range=plan.lookup_range * 2)
     reports = _step(pair, other)
     assert {r.step_failed.code for r in reports} == {"job.directive_changed"}
+
+
+def test_rows_beyond_memory_pass_through_a_folder_and_leave_nothing_there(
+    pair: tuple[TestNode, TestNode], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    put = SpillingScratch._write
+
+    def counted(self: SpillingScratch, data: bytes) -> Piece:
+        assert f"c{0:05d}".encode() not in data, "an identifier in clear among hashes"
+        written.append(len(data))
+        return put(self, data)
+
+    monkeypatch.setattr(SpillingScratch, "_write", counted)
+    bank, platform = pair
+    named = platform.config.node.model_copy(update={"scratch": str(tmp_path / "elsewhere")})
+    for one, config in ((bank, bank.config), (platform, platform.config.model_copy(update={"node": named}))):
+        one.jobs._parts = replace(one.parts, config=config, limits=replace(LIMITS, scratch_bytes=0))
+    spec = spec_of(align={"minimum": 50, "method": "ot"})
+    _offer_and_approve(pair, spec)
+    done = _run(pair, control_pb2.StepStart(job=spec.identity(), step="align"))
+    assert {step.intersection for step in done} == {SHARED}
+    assert sorted(written) == [40 * (SHARED + 30), 40 * (SHARED + 40)]  # the hashes and rows of each side's only bin
+    for folder in (bank.config.state_folder / "scratch", tmp_path / "elsewhere"):
+        assert folder.is_dir()
+        assert list(folder.iterdir()) == []
+    for _ in range(100):  # the step is reported before its thread ends
+        if not _opened_in("scratch", "elsewhere"):
+            return
+        time.sleep(0.05)
+    raise AssertionError("a scratch file outlived its step")
+
+
+def _opened_in(*folders: str) -> list[str]:
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # that of the listing itself
+            found.append(os.readlink(f"/proc/self/fd/{name}"))
+    return [path for path in found if any(f"/{folder}/" in path for folder in folders)]
 
 
 def test_a_round_that_found_no_mask_goes_on_after_a_second_preparation(pair: tuple[TestNode, TestNode]) -> None:
