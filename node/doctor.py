@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,7 @@ from node.errors import IsthmusError
 from node.identity import coordinator_of, known_partners, own_identity
 from node.policy import Policy, load_policy
 from node.runtime.retention import cost
+from node.runtime.spill import scratch_of_command
 from protos import tls
 
 CONNECT_SECONDS = 5.0
@@ -66,6 +68,7 @@ def diagnose(config_path: Path, *, clock: Clock = _utc_now) -> list[Check]:
     checks.append(core_dumps())
     checks += _clock(config, clock())
     checks.append(_disk(config))
+    checks += _scratch(config)
     checks += engine(config)
     checks += _retention(config)
     checks += filters(config, clock())
@@ -171,6 +174,22 @@ def _disk(config: NodeConfig) -> Check:
     if free < DISK_FAIL_BYTES:
         return Check("disk", "fail", text, "Free some space: a job's steps are stored there.", "node.disk_full")
     return Check("disk", "warn" if free < DISK_WARN_BYTES else "ok", text)
+
+
+def _scratch(config: NodeConfig) -> Iterator[Check]:
+    """A folder of its own for rows that are too many for memory; nothing is made there, as this may be another user."""
+    if config.node.scratch is None:
+        return
+    folder = config.scratch_folder
+    there = folder
+    while not there.exists():
+        there = there.parent
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        what = f"{folder} cannot be {'written to' if there == folder else 'made'}"
+        yield Check("scratch", "fail", what, f"Give this user the right to write in {there}, or name another.", "state.scratch")
+        return
+    free = shutil.disk_usage(there).free
+    yield Check("scratch", "warn" if free < DISK_WARN_BYTES else "ok", f"{free / 2**30:.1f} GiB free for {folder}")
 
 
 def _retention(config: NodeConfig) -> Iterator[Check]:
@@ -334,7 +353,8 @@ def _listen(config: NodeConfig, identity: Identity | None) -> Check:
 
 
 def _dataset(config: NodeConfig, name: str) -> Check:
-    report = examine(config.dataset_named(name))
+    with scratch_of_command(config.scratch_folder) as scratch:
+        report = examine(config.dataset_named(name), scratch)
     label = f"data set {name}"
     grave = [problem for problem in report.problems if problem.grave]
     if grave:

@@ -189,8 +189,8 @@ class Numbers:
         return self._count
 
     def __getitem__(self, index: int | slice | NDArray[np.int64]) -> Any:
-        if isinstance(index, int):
-            place = range(self._count)[index]
+        if isinstance(index, int | np.integer):
+            place = range(self._count)[int(index)]
             return self._range(place, place + 1)[0]
         if isinstance(index, slice):
             first, stop, step = index.indices(self._count)
@@ -198,6 +198,10 @@ class Numbers:
                 return self[np.arange(first, stop, step)]
             return self._range(first, stop)
         rows = np.asarray(index)
+        if rows.dtype == np.bool_:
+            rows = np.flatnonzero(rows)
+        if len(rows) and not 0 <= rows.min() <= rows.max() < self._count:
+            raise IndexError("a row that the column does not have")
         out = np.empty(len(rows), dtype=self.dtype)
         for number, places, within in _by_chunk(rows, self._size):
             out[places] = self._chunk(number)[within]
@@ -215,9 +219,11 @@ class Numbers:
         return out
 
     def _chunk(self, number: int) -> NDArray:
-        if self._last[0] != number:
-            self._last = number, np.frombuffer(self._pieces[number].read(), dtype=self.dtype)
-        return self._last[1]
+        known, values = self._last
+        if known != number:
+            values = np.frombuffer(self._pieces[number].read(), dtype=self.dtype)
+            self._last = number, values
+        return values
 
 
 Column = NDArray[Any] | Numbers
@@ -286,13 +292,25 @@ def picked(texts: Sequence[str], rows: NDArray[np.int64]) -> list[str]:
 def pieces_of(
     texts: Sequence[str], rows: NDArray[np.int64], bounds: Iterable[tuple[int, int]], *, chunk: int = CHUNK_ROWS
 ) -> Iterator[list[str]]:
-    """The texts of ``rows[first:stop]`` for each of some ascending bounds; ``chunk`` and more rows are picked at a time."""
+    """The texts of ``rows[first:stop]`` for each of some ascending bounds.
+
+    ``chunk`` rows are picked at a time, and a sixty-fourth of all where that is more: each pick reads every chunk that it needs.
+    """
     window: list[str] = []
-    start = 0
+    start, chunk = 0, max(chunk, len(rows) // 64)
     for first, stop in bounds:
         if stop > start + len(window):
             start, window = first, picked(texts, rows[first : max(stop, first + chunk)])
         yield window[first - start : stop - start]
+
+
+def chosen(texts: Sequence[str], rows: NDArray[np.int64], scratch: Scratch | None) -> Sequence[str]:
+    """The texts of some rows as a sequence of their own."""
+    built = TextsBuilder(scratch)
+    bounds = ((first, min(first + CHUNK_ROWS, len(rows))) for first in range(0, len(rows), CHUNK_ROWS))
+    for part in pieces_of(texts, rows, bounds):
+        built.extend(part)
+    return built.result()
 
 
 def packed(texts: Sequence[str], rows: NDArray[np.int64] | None = None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -22,6 +22,7 @@ from node.data.report import DatasetReport, examine
 from node.doctor import diagnose
 from node.errors import UsageError
 from node.identity import own_identity
+from node.runtime.spill import scratch_of_command
 
 _WILDCARDS = ("0.0.0.0:", "[::]:")
 
@@ -140,7 +141,10 @@ def datasets(node: NodeContext) -> int:
     Example:
       isthmus-node datasets --json
     """
-    reports = [examine(dataset) for dataset in node.config().dataset]
+    reports = []
+    for dataset in node.config().dataset:
+        with scratch_of_command(node.config().scratch_folder) as scratch:
+            reports.append(examine(dataset, scratch))
 
     def human(console: Console) -> None:
         if not reports:

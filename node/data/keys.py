@@ -28,7 +28,7 @@ class KeyColumn:
         self._values, self._raw = TextsBuilder(scratch), TextsBuilder(scratch)
         self._normalise = normaliser(config.normalise)
         self._seen = Seen()
-        self._shared: set[int] = set()
+        self._shared: list[NDArray[np.int64]] = []
         """Rows whose value came again, where it then counts for none."""
 
     def add(self, texts: Sequence[str | None], first_row: int, keep: NDArray[np.bool_]) -> None:
@@ -38,7 +38,7 @@ class KeyColumn:
             DataError: ``data.unfit_identifier``; ``data.empty_identifier`` where none may be missing; ``data.duplicate_key``.
         """
         places = np.flatnonzero(keep)
-        values = [self._value(texts[place] or "", first_row + place) for place in places.tolist()]
+        values, wrong = self._normalised([(texts[place] or "", first_row + place) for place in places.tolist()])
         known = np.array([bool(value) for value in values], dtype=bool)
         earlier = np.full(len(values), -1, dtype=np.int64)
         earlier[known] = self._seen.add([value for value in values if value], len(self._values) + np.flatnonzero(known))
@@ -51,37 +51,48 @@ class KeyColumn:
                 remedy=f'Correct the source, or declare for the key {self.name!r} in node.toml duplicates = "first" (only the '
                 'first row is found by it) or "none" (no row is).',
             )
+        if wrong is not None:
+            raise wrong
         if self.config.duplicates == "none":
-            self._shared.update(earlier[repeated].tolist())
+            self._shared.append(earlier[repeated])
         for place in repeated.tolist():
             values[place] = ""
         self._values.extend(values)
         self._raw.extend([(texts[place] or "") if value else "" for place, value in zip(places.tolist(), values, strict=True)])
 
-    def _value(self, text: str, row: int) -> str:
-        try:
-            value = "" if text.isspace() else self._normalise(text)
-        except Unfit as error:
-            raise unfit_identifier(self.dataset, self.config.column, row, str(error)) from None
-        if not value and self.config.missing == "refuse":
-            raise DataError(
-                "data.empty_identifier",
-                f"The identifier column {self.config.column!r} of the data set {self.dataset!r} is empty in row {row}.",
-                remedy=f'Fill it in, leave the row out of the source, or declare missing = "skip" for the key {self.name!r} in '
-                "node.toml if customers may lack it.",
-            )
-        return value
+    def _normalised(self, texts: Sequence[tuple[str, int]]) -> tuple[list[str], DataError | None]:
+        """The normalised values up to the first that is none, and what is wrong with that; texts come with their rows."""
+        found: list[str] = []
+        for text, row in texts:
+            try:
+                value = "" if text.isspace() else self._normalise(text)
+            except Unfit as error:
+                return found, unfit_identifier(self.dataset, self.config.column, row, str(error))
+            if not value and self.config.missing == "refuse":
+                return found, DataError(
+                    "data.empty_identifier",
+                    f"The identifier column {self.config.column!r} of the data set {self.dataset!r} is empty in row {row}.",
+                    remedy=f'Fill it in, leave the row out of the source, or declare missing = "skip" for the key {self.name!r} in '
+                    "node.toml if customers may lack it.",
+                )
+            found.append(value)
+        return found, None
 
     def result(self) -> Sequence[str]:
         """The normalised values, (rows,)."""
-        self.raw = self._without_shared(self._raw.result())
-        return self._without_shared(self._values.result())
+        shared = np.unique(np.concatenate(self._shared)) if self._shared else np.zeros(0, dtype=np.int64)
+        self.raw = self._without(self._raw.result(), shared)
+        return self._without(self._values.result(), shared)
 
-    def _without_shared(self, texts: Sequence[str]) -> Sequence[str]:
-        if not self._shared:
+    def _without(self, texts: Sequence[str], shared: NDArray[np.int64]) -> Sequence[str]:
+        """The texts, empty in the rows ``shared`` (ascending)."""
+        if not len(shared):
             return texts
         built = TextsBuilder(self._scratch)
         for first in range(0, len(texts), CHUNK_ROWS):
-            part = enumerate(texts[first : first + CHUNK_ROWS], first)
-            built.extend(["" if row in self._shared else text for row, text in part])
+            part = list(texts[first : first + CHUNK_ROWS])
+            bounds = np.searchsorted(shared, [first, first + len(part)])
+            for row in shared[bounds[0] : bounds[1]].tolist():
+                part[row - first] = ""
+            built.extend(part)
         return built.result()

@@ -141,8 +141,8 @@ class _Identifiers:
 
     def add(self, texts: list[str | None]) -> NDArray[np.bool_]:
         """Take a batch; returns which of its rows are kept."""
-        normalised = self._normalised(texts)
-        keep = self._seen.add(normalised, self.rows_read + np.arange(len(texts))) < 0
+        normalised, wrong = self._normalised(texts)
+        keep = self._seen.add(normalised, self.rows_read + np.arange(len(normalised))) < 0
         if self.dataset.duplicates == "refuse" and not keep.all():
             row = self.rows_read + int(np.argmin(keep)) + 1
             raise DataError(
@@ -152,27 +152,30 @@ class _Identifiers:
                 remedy='Leave one row per customer in the source, or declare duplicates = "first" for the data set in '
                 "node.toml to keep the first row of each.",
             )
+        if wrong is not None:
+            raise wrong
         self.rows_read += len(texts)
         self.kept.extend([text for text, first in zip(normalised, keep.tolist(), strict=True) if first])
         self.raw.extend([text for text, first in zip(texts, keep.tolist(), strict=True) if first and text])
         return keep
 
-    def _normalised(self, texts: list[str | None]) -> list[str]:
-        found = []
+    def _normalised(self, texts: list[str | None]) -> tuple[list[str], DataError | None]:
+        """The normalised texts up to the first that is none, and what is wrong with that."""
+        found: list[str] = []
         for row, text in enumerate(texts, self.rows_read + 1):
             try:
                 normalised = self.normalise(text) if text else ""
             except Unfit as error:
-                raise unfit_identifier(self.dataset.name, self.dataset.identifier, row, str(error)) from None
+                return found, unfit_identifier(self.dataset.name, self.dataset.identifier, row, str(error))
             if not text or not normalised or text.isspace():
-                raise DataError(
+                return found, DataError(
                     "data.empty_identifier",
                     f"The identifier column {self.dataset.identifier!r} of the data set {self.dataset.name!r} is empty in row "
                     f"{row}.",
                     remedy="Fill it in or leave the row out of the source.",
                 )
             found.append(normalised)
-        return found
+        return found, None
 
 
 def _identifier_texts(dataset: DatasetConfig, name: str, column: pa.Array) -> list[str | None]:

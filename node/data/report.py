@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from node.config import DatasetConfig
 from node.data.load import Table, load_table
 from node.data.sources import describe_source
 from node.errors import IsthmusError
+from node.scratch import CHUNK_ROWS, Scratch
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,12 @@ class DatasetReport:
         return asdict(self)
 
 
-def examine(dataset: DatasetConfig) -> DatasetReport:
-    """Read the whole data set once; where that fails, each column by itself, so that every problem is listed at once."""
+def examine(dataset: DatasetConfig, scratch: Scratch | None = None) -> DatasetReport:
+    """Read the whole data set once; where that fails, each column by itself, so that every problem is listed at once.
+
+    ``scratch`` takes rows that are too many for memory.
+    """
+    _try = partial(_tried, scratch=scratch)
     report = DatasetReport(
         name=dataset.name,
         source=describe_source(dataset),
@@ -111,7 +117,7 @@ def examine(dataset: DatasetConfig) -> DatasetReport:
     return report
 
 
-def _try(
+def _tried(
     dataset: DatasetConfig,
     report: DatasetReport,
     features: list[str],
@@ -119,9 +125,10 @@ def _try(
     *,
     keys: Sequence[str] = (),
     keep_problem: bool = True,
+    scratch: Scratch | None,
 ) -> Table | None:
     try:
-        return load_table(dataset, features=features, label=label, normalise=dataset.normalise, keys=keys)
+        return load_table(dataset, features=features, label=label, normalise=dataset.normalise, keys=keys, scratch=scratch)
     except IsthmusError as error:
         if keep_problem:
             report.problems.append(Problem(error.code, error.message, error.remedy))
@@ -130,7 +137,8 @@ def _try(
 
 def _note_constant(report: DatasetReport, table: Table) -> None:
     for name, values in table.columns.items():
-        if len(np.unique(values)) < 2:
+        parts = [np.unique(values[first : first + CHUNK_ROWS]) for first in range(0, len(values), CHUNK_ROWS)]
+        if len(parts) < 1 or len(np.unique(np.concatenate(parts))) < 2:
             report.problems.append(
                 Problem(
                     "data.constant_column",

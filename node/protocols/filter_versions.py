@@ -38,7 +38,7 @@ from node.protocols.filter_state import (
     whole_digest,
 )
 from node.protocols.filter_transfer import deviates, receive_items, send_items
-from node.scratch import picked
+from node.scratch import pieces_of
 from protos import peer_pb2 as pb
 
 VERSION_MAX = 2**31
@@ -97,9 +97,10 @@ def make_edition(s: Setting, before: Published | None, ask: pb.FilterAsk) -> Edi
 def _masked(s: Setting, chosen: NDArray[np.int64], scalar: bytes) -> NDArray[np.void]:
     """F of the chosen identifiers."""
     data = bytearray()
-    for first in range(0, len(chosen), s.limits.psi_batch):
-        batch = [encoded(name) for name in picked(s.identifiers, chosen[first : first + s.limits.psi_batch])]
-        data += mask_all(s.engine, batch, s.relation, scalar)
+    size = s.limits.psi_batch
+    bounds = ((first, min(first + size, len(chosen))) for first in range(0, len(chosen), size))
+    for names in pieces_of(s.identifiers, chosen, bounds):
+        data += mask_all(s.engine, [encoded(name) for name in names], s.relation, scalar)
         s.progress("align", len(data) // KEPT_BYTES, len(chosen))
     return np.frombuffer(bytes(data), dtype=VALUE)
 

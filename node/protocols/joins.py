@@ -32,7 +32,7 @@ from node.errors import DataError
 from node.limits import Limits
 from node.protocols import psi
 from node.protocols.channel import Channel, Progress, silent
-from node.scratch import picked
+from node.scratch import Scratch, chosen
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ def join(
     drbg: Drbg,
     limits: Limits,
     engine: Engine | None = None,
+    scratch: Scratch | None = None,
     progress: Progress = silent,
 ) -> Join:
     """Find the customers both sides have, by the first key that finds them.
@@ -79,6 +80,7 @@ def join(
     Args:
         ch: link to the peer, which runs the same function in the other role with keys of the same names in the same order.
         keys: at least one; all have a value, or the empty text, for every own customer.
+        scratch: takes the values of each key that are brought, where they are too many for memory.
         minimum: fewest shared customers this side's policy accepts, all keys together; the other arguments are those of
             :func:`node.protocols.psi.align`.
 
@@ -99,7 +101,7 @@ def join(
             ch,
             role=role,
             job=job,
-            identifiers=picked(key.values, brought),
+            identifiers=chosen(key.values, brought, scratch),
             minimum=minimum if place == len(keys) - 1 else 0,  # what a later key finds counts too
             drbg=drbg,
             limits=limits,

@@ -54,7 +54,7 @@ from node.protocols.filter_state import DIGEST_BYTES, TAG_KEY_BYTES, Held, Publi
 from node.protocols.filter_transfer import deviates, receive_items, send_items, take_items
 from node.protocols.filter_versions import VERSION_MAX, Edition, check_told, make_edition, receive_edition, send_edition
 from node.protocols.psi import Alignment
-from node.scratch import picked
+from node.scratch import pieces_of
 from protos import peer_pb2 as pb
 
 
@@ -212,9 +212,10 @@ def _ask(ch: Channel, s: Setting, new: NDArray[np.int64], values: NDArray[np.voi
     order = new[s.drbg.stream("psi.order").permutation(len(new))]
     scalar, size = s.drbg.stream("psi.scalar").bytes(SCALAR_BYTES), s.limits.psi_batch
     inverse = inverse_scalar(scalar)
+    bounds = ((first, min(first + size, len(order))) for first in range(0, len(order), size))
     batches = (
-        blind_all(s.engine, [encoded(name) for name in picked(s.identifiers, order[first : first + size])], s.relation, scalar)
-        for first in range(0, len(order), size)
+        blind_all(s.engine, [encoded(name) for name in names], s.relation, scalar)
+        for names in pieces_of(s.identifiers, order, bounds)
     )
     done, batch = 0, next(batches, None)
     while batch is not None:

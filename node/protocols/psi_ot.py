@@ -142,19 +142,23 @@ class _Receiver(_Side):
         bins = self._bins(identifiers, key, self._shape.receiver_load)
         rows = []
         marks = np.zeros(self._shape.all_tags, dtype=np.bool_)
-        columns, own = self._prepare(bins[0], streams)
+        items = bins[0]
+        columns, own = self._prepare(items, streams)
         self._send(0, columns)
-        for index, items in enumerate(bins):
+        for index in range(len(bins)):
             tags = self._tags(own, items)
-            following = self._prepare(bins[index + 1], streams) if index + 1 < len(bins) else None
+            following = bins[index + 1] if index + 1 < len(bins) else None
+            if following is not None:
+                columns, own = self._prepare(following, streams)
             theirs = self._recv_tags(index)
-            if following:
-                columns, own = following
+            if following is not None:
                 self._send(index + 1, columns)
             mine, places = psi_items.common(tags, theirs)
             rows.append(items.rows[mine])
             marks[index * self._shape.sender_load + places] = True
             self._progress("align", index + 1, len(bins))
+            if following is not None:
+                items = following
         shared = np.concatenate(rows)
         check_minimum(len(shared), minimum, "The two sets share")
         for first, count in self._marks():

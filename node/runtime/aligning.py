@@ -83,6 +83,7 @@ def _shared(
         drbg=ctx.drbg,
         limits=ctx.limits,
         engine=ctx.engine,
+        scratch=ctx.scratch,
         progress=ctx.progress,
     )
     return join, join.by_key, None

@@ -158,6 +158,8 @@ class Execution:
             self._fail(self._cancelled.code if self._cancelled else INTERNAL, began)  # given up, what it ran on was closed
         finally:
             self._scratch.close()
+            if self._cancelled is not None:
+                self._cancelled = self._cancelled.with_traceback(None)  # its frames hold the step's rows
 
     def _name(self) -> str:
         labels = self.labels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
@@ -10,7 +11,7 @@ import threading
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -21,7 +22,7 @@ from audit.record import sync_folder
 from audit.split import Split
 from node.errors import DataError, UsageError
 from node.runtime.sealed_files import MAGIC, opened_parts, sealed_parts
-from node.scratch import packed
+from node.scratch import CHUNK_ROWS, packed
 
 _PARTIAL = ".partial"
 _DAMAGED = (
@@ -80,12 +81,15 @@ class JobFiles:
                 os.fsync(file.fileno())
             partial.replace(path)
             sync_folder(self.folder)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
+        except BaseException as error:  # whatever it was, half a file with rows in it does not stay
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            if not isinstance(error, OSError):
+                raise
             raise DataError(
                 "state.write_failed",
                 f"The file {path} cannot be written: {error.strerror}.",
-                remedy="Make room on the disk; the step is tried again from the last stored result.",
+                remedy="Make room on the disk, and submit the job again.",
             ) from None
 
     def read(self, name: str) -> bytes:
@@ -140,6 +144,18 @@ class JobFiles:
         """
         return self.read_as(name, dict)
 
+    def each_array(self, name: str) -> Iterator[tuple[str, NDArray]]:
+        """The arrays of an ``.npz`` in clear, one after the other as they stand there; never unpickles.
+
+        Raises:
+            DataError: ``state.unreadable``.
+        """
+        try:
+            with (self.folder / name).open("rb") as file:
+                yield from _each_array(file)
+        except _DAMAGED:
+            raise self._damaged(name) from None
+
     def read_as(self, name: str, make: Callable[[dict[str, NDArray]], T]) -> T:
         """What ``make`` makes of the arrays of an ``.npz``; never unpickles.
 
@@ -154,29 +170,32 @@ class JobFiles:
                 for part in opened_parts(self._key or b"", name, data):
                     opened.write(part)
                 del data
-            return make(_arrays(opened))
+            return make(dict(_each_array(opened)))
         except _DAMAGED:
-            raise DataError(
-                "state.unreadable",
-                f"The file {self.folder / name} is damaged, or sealed under another key.",
-                remedy="Restore it, or the keys the node had when it was written, from a backup; or submit the job again.",
-            ) from None
+            raise self._damaged(name) from None
+
+    def _damaged(self, name: str) -> DataError:
+        return DataError(
+            "state.unreadable",
+            f"The file {self.folder / name} is damaged, or sealed under another key.",
+            remedy="Restore it, or the keys the node had when it was written, from a backup; or submit the job again.",
+        )
 
 
-def _arrays(file: io.BytesIO) -> dict[str, NDArray]:
+def _each_array(file: IO[bytes]) -> Iterator[tuple[str, NDArray]]:
     """The arrays of an ``.npz``.  An array is made only when the archive holds as many bytes as its header says."""
-    found: dict[str, NDArray] = {}
-    with _PARSING, zipfile.ZipFile(file) as archive:
+    with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
-            with archive.open(member) as stream:
-                if np.lib.format.read_magic(stream) != (1, 0):
-                    raise ValueError("another version of the array format")
-                shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-            if math.prod(shape) * dtype.itemsize > member.file_size or not all(0 <= length <= _LENGTH_MAX for length in shape):
-                raise ValueError("an array that is larger than its file")
-            with archive.open(member) as stream:
-                found[member.filename.removesuffix(".npy")] = np.lib.format.read_array(stream, allow_pickle=False)
-    return found
+            with _PARSING:
+                with archive.open(member) as stream:
+                    if np.lib.format.read_magic(stream) != (1, 0):
+                        raise ValueError("another version of the array format")
+                    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+                if math.prod(shape) * dtype.itemsize > member.file_size or not all(0 <= length <= _LENGTH_MAX for length in shape):
+                    raise ValueError("an array that is larger than its file")
+                with archive.open(member) as stream:
+                    array = np.lib.format.read_array(stream, allow_pickle=False)
+            yield member.filename.removesuffix(".npy"), array
 
 
 def texts_to_arrays(texts: Sequence[str], rows: NDArray[np.int64] | None = None) -> dict[str, NDArray]:
@@ -190,6 +209,15 @@ def texts_from_arrays(arrays: Mapping[str, NDArray]) -> list[str]:
     data, ends = arrays["text"].tobytes(), arrays["ends"].tolist()
     starts = [0, *ends][: len(ends)]
     return [data[start:end].decode("utf-8", "surrogatepass") for start, end in zip(starts, ends, strict=True)]
+
+
+def text_slices(arrays: Mapping[str, NDArray]) -> Iterator[list[str]]:
+    """The same, so many at a time that a slice is no more than a chunk of rows; nothing of no text."""
+    data, ends = arrays["text"], arrays["ends"]
+    for first in range(0, len(ends), CHUNK_ROWS):
+        stops = ends[first : first + CHUNK_ROWS]
+        start = int(ends[first - 1]) if first else 0
+        yield texts_from_arrays({"text": data[start : int(stops[-1])], "ends": stops - start})
 
 
 def split_from_arrays(arrays: Mapping[str, NDArray]) -> Split:

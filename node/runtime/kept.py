@@ -16,7 +16,7 @@ import json
 import os
 import struct
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ from node.data.identifiers import Unfit, normaliser
 from node.data.load import Table
 from node.errors import DataError
 from node.limits import LIMITS
-from node.runtime.files import JobFiles, texts_from_arrays, texts_to_arrays
-from node.scratch import CHUNK_ROWS, Scratch, TextsBuilder
+from node.runtime.files import JobFiles, text_slices, texts_from_arrays, texts_to_arrays
+from node.scratch import CHUNK_ROWS, Column, NumbersBuilder, Scratch, TextsBuilder
 
 FOLDER = "kept"
 _MAGIC = b"isthin1\n"
@@ -101,7 +101,7 @@ def _unwritten(path: Path, error: OSError) -> DataError:
     return DataError(
         "state.write_failed",
         f"The file {path} cannot be written: {error.strerror}.",
-        remedy="Make room on the disk, or set `retention` in the policy to keep less; the step is tried again.",
+        remedy="Make room on the disk, or set `retention` in the policy to keep less, and submit the job again.",
     )
 
 
@@ -144,10 +144,13 @@ def write_table(files: JobFiles, attempt: int, table: Table, features: Sequence[
     name = table_name(attempt)
     files.write_archive(name, _table_arrays(table, features, declared))
     earlier = next((table_name(before) for before in range(attempt - 1, -1, -1) if files.has(table_name(before))), "")
-    if earlier and filecmp.cmp(files.folder / earlier, files.folder / name, shallow=False):
-        with contextlib.suppress(OSError):  # a file system without links keeps it twice
-            (files.folder / name).unlink(missing_ok=True)
-            os.link(files.folder / earlier, files.folder / name)
+    link = files.folder / (name + ".link")
+    with contextlib.suppress(OSError):  # a file system without links, say, keeps it twice
+        if earlier and filecmp.cmp(files.folder / earlier, files.folder / name, shallow=False):
+            link.unlink(missing_ok=True)
+            os.link(files.folder / earlier, link)
+            link.replace(files.folder / name)
+            link.unlink(missing_ok=True)  # two names of one file: then POSIX renames nothing
             sync_folder(files.folder)
 
 
@@ -188,15 +191,15 @@ def read_table(
     """
     name = table_name(attempt)
     try:
-        arrays = files.read_arrays(name)
+        arrays: dict[str, Any] = {}
+        for key, array in files.each_array(name):
+            arrays[key] = _column(array, scratch) if key.startswith("column_") else array
         head = json.loads(arrays["head"].tobytes())
         declared = {column: ColumnConfig.model_validate(fields) for column, fields in head["declared"].items()}
-        raw = _built(texts_from_arrays(_texts(arrays, "identifiers")), None, scratch)
-        rule = normaliser(normalise)
-        key_rules = [normaliser(key) for key in keys]
-        raw_keys = [_built(texts_from_arrays(_texts(arrays, f"key_{place}")), None, scratch) for place in range(len(keys))]
+        raw = _built(text_slices(_texts(arrays, "identifiers")), None, scratch)
+        raw_keys = [_built(text_slices(_texts(arrays, f"key_{place}")), None, scratch) for place in range(len(keys))]
         table = Table(
-            identifiers=_built(raw, rule, scratch),
+            identifiers=_built(_slices(raw), normaliser(normalise), scratch),
             raw_identifiers=raw,
             columns={feature: arrays[f"column_{place}"] for place, feature in enumerate(features)},
             label=arrays.get("label"),
@@ -207,10 +210,12 @@ def read_table(
                 for place, feature in enumerate(features)
                 if f"levels_{place}_ends" in arrays
             },
-            keys=[_built(texts, each, scratch) for each, texts in zip(key_rules, raw_keys, strict=True)],
+            keys=[_built(_slices(texts), normaliser(rule), scratch) for rule, texts in zip(keys, raw_keys, strict=True)],
             raw_keys=raw_keys,
         )
-    except (DataError, KeyError, ValueError, TypeError, ValidationError, Unfit, zipfile.BadZipFile):
+    except (DataError, KeyError, ValueError, TypeError, ValidationError, Unfit, zipfile.BadZipFile) as error:
+        if isinstance(error, DataError) and error.code == "state.scratch":
+            raise
         raise DataError("kept.unreadable", f"The kept data set {files.folder / name} is damaged.") from None
     lengths = {len(column) for column in (*table.columns.values(), *([] if table.label is None else [table.label]))}
     if (lengths | {len(key) for key in raw_keys}) - {len(raw)}:
@@ -218,13 +223,24 @@ def read_table(
     return table, declared
 
 
-def _built(texts: Sequence[str], rule: Callable[[str], str] | None, scratch: Scratch | None) -> Sequence[str]:
+def _column(array: NDArray, scratch: Scratch | None) -> Column:
+    if array.ndim != 1:
+        raise ValueError("a column of rows of numbers")
+    built = NumbersBuilder(array.dtype, scratch)
+    built.append(array)
+    return built.result()
+
+
+def _built(parts: Iterable[list[str]], rule: Callable[[str], str] | None, scratch: Scratch | None) -> Sequence[str]:
     """Texts, each but the empty one by a rule, packed where they are many."""
     built = TextsBuilder(scratch)
-    for first in range(0, len(texts), CHUNK_ROWS):
-        part = texts[first : first + CHUNK_ROWS]
+    for part in parts:
         built.extend(part if rule is None else [rule(text) if text else "" for text in part])
     return built.result()
+
+
+def _slices(texts: Sequence[str]) -> Iterator[list[str]]:
+    return (list(texts[first : first + CHUNK_ROWS]) for first in range(0, len(texts), CHUNK_ROWS))
 
 
 def _texts(arrays: dict[str, Any], prefix: str) -> dict[str, NDArray]:

@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from node.runtime.files import split_from_arrays, texts_from_arrays
-from node.scratch import CHUNK_ROWS
+from node.runtime.files import split_from_arrays, text_slices
 
 _HEAD = ("identifier", "position", "split")
 _SPLITS = np.array(["unused", "train", "holdout"])
@@ -48,9 +47,10 @@ def _parts(aligned: Mapping[str, NDArray]) -> Iterator[tuple[list[str], range, l
     """The columns of some rows; at least one part, be it empty."""
     split = split_from_arrays(aligned)
     names = _SPLITS[np.where(split.holdout, 2, split.train.astype(np.int64))]
-    data, ends = aligned["text"], aligned["ends"]
-    for first in range(0, max(1, len(ends)), CHUNK_ROWS):
-        stops = ends[first : first + CHUNK_ROWS]
-        start = int(ends[first - 1]) if first else 0
-        texts = texts_from_arrays({"text": data[start : int(stops[-1]) if len(stops) else start], "ends": stops - start})
-        yield texts, range(first, first + len(texts)), names[first : first + CHUNK_ROWS].tolist()
+    if not len(names):
+        yield [], range(0), []
+    first = 0
+    for texts in text_slices(aligned):
+        stop = first + len(texts)
+        yield texts, range(first, stop), names[first:stop].tolist()
+        first = stop

@@ -96,7 +96,7 @@ class NodePremises:
         """One job, with a scratch folder that is gone at the end: what is computed there is secret."""
         spec = _specification(job)
         files = JobFiles(self._config.state_folder / "jobs" / job.job)
-        with tempfile.TemporaryDirectory(prefix="isthmus-replay-") as scratch, SpillingScratch(Path(scratch)) as spill:
+        with tempfile.TemporaryDirectory(prefix="isthmus-replay-") as scratch:
             yield NodeJob(
                 job=job.job,
                 spec=spec,
@@ -106,7 +106,6 @@ class NodePremises:
                 bounds=self._bounds,
                 files=files,
                 scratch=JobFiles(Path(scratch), os.urandom(32)),  # what a crash leaves opens nowhere
-                spill=spill,
             )
 
     def close(self) -> None:
@@ -135,7 +134,6 @@ class NodeJob:
     bounds: Bounds
     files: JobFiles
     scratch: JobFiles
-    spill: Scratch
     aligned_in: int = 0
     """The attempt of ``align`` whose data set the later steps read."""
 
@@ -160,12 +158,16 @@ class NodeJob:
 
     def run(self, attempt: RecordedAttempt, wire: ReplayWire) -> StepOutcome:
         """See :class:`audit.replay.JobPremises`."""
+        with SpillingScratch(self.scratch.folder) as spill:
+            return self._run(attempt, wire, spill)
+
+    def _run(self, attempt: RecordedAttempt, wire: ReplayWire, spill: Scratch) -> StepOutcome:
         name = attempt.name
         labels = StepLabels(self.job, name.step, name.round, name.attempt)
         load_from = name.attempt if name.step in ("align", "count") else self.aligned_in
         dataset, table = self._dataset(), None
         if name.step in ("align", "count", "prepare"):
-            table, dataset = self._kept_table(load_from)
+            table, dataset = self._kept_table(load_from, spill)
 
         def load() -> Table:
             if table is None:
@@ -186,7 +188,7 @@ class NodeJob:
             choose=wire.choose,
             load=load,
             keep=lambda _: None,
-            scratch=self.spill,
+            scratch=spill,
             relation=self._relation(name),
         )
         salts = context.drbg.stream(DISCLOSURE_SALTS)
@@ -210,14 +212,14 @@ class NodeJob:
         named = self.spec.party(self.me).dataset
         return DatasetConfig(name=named, source="csv", path="kept", identifier="identifier", columns=dict(columns or {}))
 
-    def _kept_table(self, attempt: int) -> tuple[Table, DatasetConfig]:
+    def _kept_table(self, attempt: int, spill: Scratch) -> tuple[Table, DatasetConfig]:
         kept = kept_files(self.files)
         if not kept.has(table_name(attempt)):
             raise ReplayMissing("The data set as it was aligned was not kept.")
         keys = [key.normalise for key in self.spec.align.keys]
         rule = "exact" if keys else self.spec.align.normalise  # with keys, nobody is found by the identifier
         try:
-            table, declared = read_table(kept, attempt, self.spec.party(self.me).features, rule, keys, self.spill)
+            table, declared = read_table(kept, attempt, self.spec.party(self.me).features, rule, keys, spill)
         except DataError as error:
             raise ReplayMissing(error.message) from None
         return table, self._dataset(declared)
@@ -240,17 +242,20 @@ class StepOutcome:
 
     def keep(self) -> None:
         """See :class:`audit.replay.Outcome`."""
-        steps.store_result(self.job.scratch, self.result)
+        try:
+            steps.store_result(self.job.scratch, self.result)
+        except DataError as error:
+            raise ReplayMissing(error.message) from None  # this machine's disk
         if self.name.step == "align":
             self.job.aligned_in = self.name.attempt
 
 
 def _run_here(step: str, context: StepContext, ch: ReplayChannel) -> StepResult:
-    """Run a step; that this machine's engine fails says nothing of what was recorded."""
+    """Run a step; that this machine's engine or disk fails says nothing of what was recorded."""
     try:
         return steps.run_step(step, context, ch)
     except IsthmusError as error:
-        if error.code.startswith("engine."):
+        if error.code.startswith("engine.") or error.code == "state.scratch":
             raise ReplayMissing(f"{error.message} {error.remedy}") from None
         raise
 

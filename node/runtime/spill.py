@@ -38,6 +38,7 @@ class SpillingScratch:
         self._held = self._end = self._number = 0
         self._file: IO[bytes] | None = None
         self._cipher = AESGCM(AESGCM.generate_key(_KEY_BITS))
+        self._closed = False
         self._lock = threading.RLock()  # a piece may go, and give its bytes back, while its own thread puts another
 
     @property
@@ -61,6 +62,8 @@ class SpillingScratch:
 
     def _write(self, data: bytes) -> Piece:
         number, start = self._number, self._end
+        if self._closed:
+            raise self._failed("written", None)
         try:
             if self._file is None:
                 self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -95,7 +98,8 @@ class SpillingScratch:
         return DataError(
             "state.scratch",
             f"The scratch file of a step in {self._folder} cannot be {what}: {reason}.",
-            remedy="Make room on that disk (a step needs about 200 bytes a row and 8 a number); the step is tried again.",
+            remedy="Make room on that disk, or name another folder (`scratch` under `[node]`), and submit the job again: a step"
+            " needs about 100 bytes a customer, as many for each key, and 8 for each number.",
         )
 
     def __enter__(self) -> SpillingScratch:
@@ -106,9 +110,19 @@ class SpillingScratch:
 
     def close(self) -> None:
         """Let the file go."""
+        self._closed = True
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def scratch_of_command(folder: Path) -> SpillingScratch:
+    """The scratch of a command: in the node's folder where that is there for this user to write in, else among temporary files.
+
+    The folder is not made: the user may be another than the service's, which then could not use it.
+    """
+    own = folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+    return SpillingScratch(folder if own else Path(tempfile.gettempdir()))
 
 
 class _OnDisk:

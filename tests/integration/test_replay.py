@@ -21,7 +21,7 @@ from numpy._core._multiarray_umath import __cpu_dispatch__ as DISPATCHED
 from audit.cli import cli
 from audit.console import run
 from node.engine import PoolEngine
-from node.errors import UsageError
+from node.errors import DataError, UsageError
 from node.runtime.files import JobFiles
 from node.runtime.journal import JournalChannel
 from node.runtime.kept import FOLDER, read_inbound, read_table, write_table
@@ -133,9 +133,10 @@ def test_on_another_machine(copied: Path, kind: str) -> None:
         assert found["reproduced"] == found["sent"] > 30
 
 
-def test_an_engine_that_fails_here_is_no_difference(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("code", ["engine.worker_died", "state.scratch"])
+def test_an_engine_or_a_disk_that_fails_here_is_no_difference(copied: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     def died(*arguments: object) -> None:
-        raise UsageError("engine.worker_died", "A worker process was ended.", remedy="Run it again.")
+        raise UsageError(code, "A worker process was ended.", remedy="Run it again.")
 
     monkeypatch.setattr("node.runtime.steps.run_step", died)
     found = replay(copied / PARTIES[0])
@@ -143,6 +144,18 @@ def test_an_engine_that_fails_here_is_no_difference(copied: Path, monkeypatch: p
     assert found.exit_status == 2
     assert first is not None
     assert "A worker process was ended." in first.detail
+
+
+def test_a_full_disk_that_ends_what_a_step_leaves_is_no_difference(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise DataError("state.write_failed", "The file cannot be written: No space left on device.")
+
+    monkeypatch.setattr("node.runtime.steps.store_result", full)
+    found = replay(copied / PARTIES[0])
+    first = found.first("missing")
+    assert found.exit_status == 2
+    assert first is not None
+    assert "No space left on device" in first.detail
 
 
 def test_the_disabled_instructions_are_those_that_numpy_would_use() -> None:

@@ -113,6 +113,8 @@ BAD = {
     "empty identifier": (HEADER + "a,1,n,1\n,2,s,0\n", "data.empty_identifier", "row 2"),
     "blank identifier": (HEADER + "a,1,n,1\n  ,2,s,0\n", "data.empty_identifier", "row 2"),
     "same identifier": (HEADER + "SECRET,1,n,1\nb,2,s,0\nsecret ,2,s,0\n", "data.duplicate_identifiers", "row 3"),
+    "first of several": (HEADER + "SECRET,1,n,1\nSECRET,2,s,0\n,2,s,0\n", "data.duplicate_identifiers", "row 2"),
+    "another first of several": (HEADER + "a,1,n,1\n,2,s,0\na,2,s,0\n", "data.empty_identifier", "row 2"),
     "not a number": (HEADER + "a,1,n,1\nb,2,n,0\nc,SECRET,s,0\n", "data.not_a_number", "row 3"),
     "decimal comma": (HEADER + 'a,1,n,1\nb,"2,5",s,0\n', "data.not_a_number", "row 2"),
     "empty number": (HEADER + "a,1,n,1\nb,,s,0\n", "data.missing_value", "row 2"),

@@ -41,6 +41,23 @@ def told(node: Path, name: str) -> tuple[str, str]:
     return check.state, check.code
 
 
+# ---- folders ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_for_rows_beyond_memory(bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = bank / "node.toml"
+    text = path.read_text()
+    assert not [check for check in diagnose(path) if check.name == "scratch"]
+    path.write_text(text.replace("[node]\n", f'[node]\nscratch = "{tmp_path}/elsewhere/rows"\n', 1))
+    assert found(bank, "scratch").state in ("ok", "warn")
+    assert not (tmp_path / "elsewhere").exists(), "doctor makes nothing: it may run as another user"
+    monkeypatch.setattr("node.doctor.os.access", lambda *_: False)
+    assert told(bank, "scratch") == ("fail", "state.scratch")
+    (tmp_path / "elsewhere").write_text("a file")
+    monkeypatch.undo()
+    assert told(bank, "scratch") == ("fail", "state.scratch")
+
+
 # ---- secrets ---------------------------------------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,9 @@ from node.policy import Policy, RetentionSection, load_policy
 from node.runtime.files import JobFiles
 from node.runtime.kept import InboundWriter, kept_files, read_inbound, read_table, table_name, write_table
 from node.runtime.retention import Sweeper, cost, on_job_end, sweep
+from node.runtime.spill import SpillingScratch
 from node.runtime.store import Store
+from node.scratch import CHUNK_ROWS
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 ALWAYS, NONE, WEEK = RetentionSection(keep="always"), RetentionSection(), RetentionSection(days=7)
@@ -146,6 +148,60 @@ def test_the_same_data_are_kept_once(tmp_path: Path) -> None:
     assert (files.folder / table_name(0)).samefile(files.folder / table_name(2))
     sizes = [(files.folder / table_name(attempt)).stat().st_size for attempt in (0, 3)]
     assert cost(tmp_path).tables == sum(sizes), "a file with two names counts once"
+
+
+def test_a_file_system_without_links_keeps_them_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refused)
+    files = JobFiles(tmp_path)
+    for attempt in (0, 1):
+        write_table(files, attempt, table(), ("x", "g"), DECLARED)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [table_name(0), table_name(1)]
+    assert read_table(files, 1, ("x", "g"), "casefold")[0].raw_identifiers == [" Ann", "BO"]
+
+
+def test_files_that_cannot_be_compared_are_both_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = JobFiles(tmp_path)
+    write_table(files, 0, table(), ("x", "g"), DECLARED)
+
+    def unreadable(*_: object, **__: object) -> bool:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("filecmp.cmp", unreadable)
+    write_table(files, 1, table(), ("x", "g"), DECLARED)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [table_name(0), table_name(1)]
+
+
+def test_half_a_data_set_does_not_stay(tmp_path: Path) -> None:
+    """Rows come from the scratch while they are written: its failure is another error than the file's."""
+
+    class Lost(dict):  # type: ignore[type-arg]
+        def __getitem__(self, name: str) -> object:
+            raise DataError("state.scratch", "The scratch file of a step cannot be read.")
+
+    with pytest.raises(DataError) as caught:
+        write_table(JobFiles(tmp_path), 0, table(columns=Lost()), ("x", "g"), DECLARED)
+    assert caught.value.code == "state.scratch"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_scratch_is_not_called_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = CHUNK_ROWS + 1
+    names = [f"id{number}" for number in range(rows)]
+    large = table(
+        identifiers=names, raw_identifiers=names, columns={"x": np.zeros(rows)}, levels={}, label=None, rows_read=rows, duplicates=0
+    )
+    write_table(JobFiles(tmp_path), 0, large, ("x",), {"x": DECLARED["x"]})
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("node.runtime.spill.os.pwrite", full)
+    with SpillingScratch(tmp_path, memory_bytes=0) as scratch, pytest.raises(DataError) as caught:
+        read_table(JobFiles(tmp_path), 0, ("x",), "casefold", (), scratch)
+    assert caught.value.code == "state.scratch"
 
 
 @pytest.mark.parametrize("kind", ["cut", "another column", "a shorter column", "an unknown declaration"])

@@ -78,6 +78,11 @@ def test_numbers_in_chunks_read_like_an_array(values: list[int], cut: int, data:
     assert [found[place] for place in range(-len(values), len(values))] == [*values, *values]
     with pytest.raises(IndexError):
         found[len(values)]
+    chosen = np.array(data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values))), dtype=bool)
+    assert np.array_equal(found[chosen], array[chosen])
+    for wrong in (-len(values) - 1, len(values)):
+        with pytest.raises(IndexError):
+            found[np.array([wrong])]
     rows = data.draw(st.lists(st.integers(0, len(values) - 1), max_size=12)) if values else []
     assert np.array_equal(found[np.array(rows, dtype=np.int64)], array[rows] if rows else array[:0])
 
@@ -100,6 +105,8 @@ def test_what_passes_the_bound_goes_to_a_file_that_shows_nothing(tmp_path: Path)
     with pytest.raises(DataError) as caught:
         pieces[0].read()
     assert caught.value.code == "state.scratch"
+    with pytest.raises(DataError):
+        scratch.put(b"x" * 200)
 
 
 def test_memory_comes_back_with_the_last_reference(tmp_path: Path) -> None:
