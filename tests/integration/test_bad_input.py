@@ -433,7 +433,7 @@ def test_a_checkpoint_that_cannot_be_written_is_an_error_of_the_log(known: dict[
 def test_personal_data_stays_private_in_a_file_that_was_there(tmp_path: Path) -> None:
     path = tmp_path / "members.csv"
     path.touch(mode=0o644)
-    _write_private(path, b"identifier\n")
+    _write_private(path, lambda file: file.write(b"identifier\n"))
     assert path.stat().st_mode & 0o777 == 0o600
 
 
