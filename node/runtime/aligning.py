@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -32,6 +33,7 @@ def align_step(ctx: StepContext, ch: Channel) -> StepResult:
     root = dataset_root_of(ctx, table, salt)
     ctx.keep(table)
     ctx.commit("dataset", root, rows=len(table.identifiers))
+    table = replace(table, columns={}, label=None)  # the rest of the step needs none, and they may fill the scratch's memory
     alignment, by_key, outcome = _shared(ctx, ch, table)
     rows = np.asarray(alignment.rows, dtype=np.int64)
     train, held_out = split_rows(ctx.job, len(rows), ctx.spec.model)

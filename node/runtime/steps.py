@@ -92,6 +92,7 @@ def _prepare(ctx: StepContext, ch: Channel) -> StepResult:
         arrays |= {"label": label, "label_holdout": label_holdout}
         if Decimal(ctx.spec.model.holdout) > 0:
             check_two_classes(label_holdout)  # now, rather than after the training
+    del table  # the hours that follow need no row that is not trained on
     salt = ctx.drbg.stream("encoded salt").bytes(SALT_BYTES)
     ctx.commit("encoded", encoded_root(encoded, label, label_holdout, salt=salt), rows=len(rows), columns=len(encoded.columns))
     bits = ctx.spec.model.key_bits
