@@ -123,10 +123,12 @@ def _by_size(generated: Sequence[Record], machines: Machines, plots: Mapping[str
     rows = []
     for key, run in _matrix(generated):
         cells = [seconds(run["seconds"].get(step)) if run else ABSENT for step in STEPS]
-        where = machines.name(run.get("machine")).removeprefix("machine ") if run else ""
+        where = machines.name(run.get("machine")).removeprefix("machine ") + ", busy" * bool(run.get("busy")) if run else ""
         rows.append([*_key_cells(key), *cells, seconds(run["seconds_steps"]) if run else ABSENT, where])
     headings = ("rows", "features", "bits", "cores", "align", "prepare", "rounds", "finish", "evaluate", "all", "machine")
     parts.append(table(headings, rows))
+    if any(run.get("busy") for run in generated):
+        parts.append('"Busy": other work took turns on these cores for part of the time, so the seconds are an upper bound.\n')
     parts.append(_plot(plots, "scale-rows", "seconds of all steps by rows, 24 features"))
     parts.append(_plot(plots, "scale-features", "seconds of all steps by features, 30,000 rows"))
     parts.append(_bytes(generated))

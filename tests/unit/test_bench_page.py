@@ -139,6 +139,15 @@ def test_the_aim_and_the_memory_bound_are_judged(tmp_path: Path) -> None:
     assert "is\nkept: the most was 402 MB" in page
 
 
+def test_a_run_beside_other_work_is_marked(tmp_path: Path) -> None:
+    quiet, busy = run(), run(rows=30_000) | {"busy": True}
+    assert "upper bound" not in render({"scale": {"runs": [quiet]}})
+    page = render({"scale": {"runs": [quiet, busy]}})
+    assert "| 15.0 | 1, busy |" in page
+    assert "| 15.0 | 1 |" in page
+    assert "upper bound" in page
+
+
 def test_a_later_run_replaces_an_earlier_one() -> None:
     page = render({"scale": {"runs": [run(scale=1.0), run(scale=7.0)]}})
     assert "| 10,000 | 24 | 2048 | 2 | 7.0 |" in page
