@@ -28,7 +28,7 @@ from node.scratch import CHUNK_ROWS, Scratch, TextsBuilder
 
 def align_step(ctx: StepContext, ch: Channel) -> StepResult:
     """Load, commit, find the shared customers, and split them into those to train on and those held out."""
-    table = ctx.load()
+    table = ctx.load_rows()
     salt = ctx.drbg.stream("dataset salt").bytes(SALT_BYTES)
     root = dataset_root_of(ctx, table, salt)
     ctx.keep(table)
@@ -125,7 +125,7 @@ def count_step(ctx: StepContext, ch: Channel) -> StepResult:
             f"The job's align.minimum is {minimum}; policy limits.minimum_intersection is {ctx.minimum_shared}.",
             remedy="Submit the job with a minimum that both policies allow.",
         )
-    table = ctx.load()
+    table = ctx.load_rows()
     salt = ctx.drbg.stream("dataset salt").bytes(SALT_BYTES)
     ctx.keep(table)
     ctx.commit("dataset", dataset_root_of(ctx, table, salt), rows=len(table.identifiers))

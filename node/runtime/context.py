@@ -73,6 +73,11 @@ class StepContext:
     relation: Relation | None = None
     """What is kept from job to job where the job aligns by a published filter."""
 
+    def load_rows(self) -> Table:
+        """Read the data set, and say so; not how many rows there are, which is not for those who watch."""
+        self.progress("reading rows", 0, 1)
+        return self.load()
+
     @property
     def role(self) -> Role:
         return "label_holder" if self.spec.label_holder.name == self.me else "feature_holder"

@@ -81,7 +81,7 @@ def _prepare(ctx: StepContext, ch: Channel) -> StepResult:
     split = split_from_arrays(aligned)
     used = split.train | split.holdout  # a row that was not drawn is as if it were not shared
     rows, held_out = aligned["rows"][used], split.holdout[used]
-    table = ctx.load()
+    table = ctx.load_rows()
     _check_unchanged(ctx, table, aligned)
     encoded = encode(table, rows=rows, holdout=held_out, features=ctx.features, config=ctx.dataset)
     # Masks are counted from the attempt that prepared them: a restart before it has cost none.
