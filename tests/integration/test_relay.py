@@ -351,6 +351,7 @@ def test_a_silent_stream_is_cut(world: Relayed) -> None:
 def test_a_message_that_is_no_record_ends_both_sides(world: Relayed, second: relay_pb2.Sealed, code: str) -> None:
     world.limit(join=30.0)
     other = world.raw(world.identities["platform"], world.room("bank"), hold=30.0)
+    time.sleep(0.5)  # or the fault may end the room before the other has come in, on a busy machine
     bad = world.raw(world.identities["bank"], world.room("platform"), second)
     assert bad.ended() == code
     assert other.ended() == code
