@@ -133,17 +133,21 @@ def test_on_another_machine(copied: Path, kind: str) -> None:
         assert found["reproduced"] == found["sent"] > 30
 
 
+def _is_missing(copied: Path, words: str) -> None:
+    found = replay(copied / PARTIES[0])
+    first = found.first("missing")
+    assert found.exit_status == 2
+    assert first is not None
+    assert words in first.detail
+
+
 @pytest.mark.parametrize("code", ["engine.worker_died", "state.scratch"])
 def test_an_engine_or_a_disk_that_fails_here_is_no_difference(copied: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     def died(*arguments: object) -> None:
         raise UsageError(code, "A worker process was ended.", remedy="Run it again.")
 
     monkeypatch.setattr("node.runtime.steps.run_step", died)
-    found = replay(copied / PARTIES[0])
-    first = found.first("missing")
-    assert found.exit_status == 2
-    assert first is not None
-    assert "A worker process was ended." in first.detail
+    _is_missing(copied, "A worker process was ended.")
 
 
 def test_a_full_disk_that_ends_what_a_step_leaves_is_no_difference(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,11 +155,7 @@ def test_a_full_disk_that_ends_what_a_step_leaves_is_no_difference(copied: Path,
         raise DataError("state.write_failed", "The file cannot be written: No space left on device.")
 
     monkeypatch.setattr("node.runtime.steps.store_result", full)
-    found = replay(copied / PARTIES[0])
-    first = found.first("missing")
-    assert found.exit_status == 2
-    assert first is not None
-    assert "No space left on device" in first.detail
+    _is_missing(copied, "No space left on device")
 
 
 def test_the_disabled_instructions_are_those_that_numpy_would_use() -> None:
