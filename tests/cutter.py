@@ -137,6 +137,8 @@ class Cutter:
             with self._lock:
                 self._pairs.append(pair)
                 self.connections += 1
+            if self._away:  # since it was accepted: the cut may have come before it was in the list
+                self.cut()
             for source, sink in ((near, far), (far, near)):
                 threading.Thread(target=self._carry, args=(pair, source, sink), daemon=True).start()
             if self.idle is not None:
