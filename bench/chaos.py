@@ -61,8 +61,11 @@ L2 = "0.001"
 ROUNDS = 6
 START_SECONDS = 60.0
 JOB_SECONDS = 240.0
-WRONG = 1e-4
-"""A model is wrong when its mean log-loss is so much above what the undisturbed run had over scikit-learn's optimum."""
+WRONG = 3e-4
+"""A model is wrong when its mean log-loss is so much above what the undisturbed run had over scikit-learn's optimum.
+
+On 313 training rows the noise of the lookups alone once came to 1.2e-4.
+"""
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,10 @@ gamma P for its initial inverse Hessian.  Six choices were measured (tests/unit/
   the last accepted point, but keeps the curvature that the rejected one showed: the next step is then cut by measured curvature
   (by half when the slope turned to its mirror image) rather than by a blind half.
 * **Noise.**  A lookup rounds, so that each gradient carries noise whose size follows from public figures (:class:`Lookup`).  A pair
-  whose s'y is within two standard deviations of that noise says nothing of curvature and is left out; the training ends where
-  the decrement has sunk into the noise; and the last step, which no further round will check, is shortened by the share
-  of noise in K_tt.  Without this, one of some hundred trainings on few rows ended with a step made of noise.
+  whose s'y is within two and a half standard deviations of that noise says nothing of curvature and is left out (two let one of
+  some thousand trainings on few rows end 1e-4 above the optimum; three cost those that need many rounds a tenth); the training
+  ends where the decrement has sunk into the noise; and the last step, which no further round will check, is shortened by the
+  share of noise in K_tt.
 * **A step's bound.**  No step may spread the scores by more than three units (root mean square): whatever the nodes report, the
   next iterate stays where the lookup reaches.  Nor may it be longer than twenty times the preconditioned gradient's own.
 """
@@ -53,7 +54,7 @@ CURVATURE_MIN = 1e-4
 """A pair with s'y at most this fraction of s'P^-1 s is noise or no curvature at all, and is left out."""
 SPREAD_MAX = 3.0
 STEP_MAX = 20.0
-SIGNIFICANCE = 2.0
+SIGNIFICANCE = 2.5
 """Standard deviations of noise below which a pair's s'y says nothing."""
 FIRST_STEP_MIN = 0.25
 K_MAX = 1e6

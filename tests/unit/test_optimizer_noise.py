@@ -15,13 +15,13 @@ Array = NDArray[np.float64]
 ROWS, COLUMNS, L2 = 500, 12, 1e-4
 
 
-def data() -> tuple[Array, Array]:
-    rng = np.random.default_rng(3)
-    x = rng.standard_normal((ROWS, COLUMNS)) + 0.5 * rng.standard_normal((ROWS, 1))
+def data(rows: int = ROWS, columns: int = COLUMNS, *, strength: float = 0.35, seed: int = 3) -> tuple[Array, Array]:
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((rows, columns)) + 0.5 * rng.standard_normal((rows, 1))
     x = (x - x.mean(axis=0)) / x.std(axis=0)
-    truth = rng.standard_normal(COLUMNS) * 0.35
-    label = (rng.random(ROWS) < 1 / (1 + np.exp(-(x @ truth - 1.3)))).astype(float)
-    return np.hstack([np.ones((ROWS, 1)), x]), label
+    truth = rng.standard_normal(columns) * strength
+    label = (rng.random(rows) < 1 / (1 + np.exp(-(x @ truth - 1.3)))).astype(float)
+    return np.hstack([np.ones((rows, 1)), x]), label
 
 
 def loss(x: Array, label: Array, w: Array) -> float:
@@ -32,54 +32,61 @@ def loss(x: Array, label: Array, w: Array) -> float:
 def train(x: Array, label: Array, *, entries: int, seed: int, aware: bool) -> tuple[Array, Next, int]:
     """One training whose gradients carry exactly a lookup's error: each score moved by up to half a window."""
     rng = np.random.default_rng(seed)
+    rows, columns = len(x), x.shape[1] - 1
     base_rate = float(f"{label.mean():.2g}")
     kappa = base_rate * (1 - base_rate)
-    start = np.zeros(COLUMNS + 1)
+    start = np.zeros(columns + 1)
     start[0] = math.log(base_rate / (1 - base_rate))
-    inverse = np.zeros((COLUMNS + 1, COLUMNS + 1))
-    for block in (slice(0, 7), slice(7, None)):
+    inverse = np.zeros((columns + 1, columns + 1))
+    for block in (slice(0, columns // 2 + 1), slice(columns // 2 + 1, None)):
         part = x[:, block]
-        inverse[block, block] = np.linalg.inv(kappa * part.T @ part / ROWS + (L2 + 2**-12) * np.eye(part.shape[1]))
+        inverse[block, block] = np.linalg.inv(kappa * part.T @ part / rows + (L2 + 2**-12) * np.eye(part.shape[1]))
     gradients: list[Array] = []
     gram: list[list[float]] = []
     history: list[tuple[float, ...]] = []
     coefficients: tuple[float, ...] = ()
     lookup_range = first_range(base_rate)
-    penalty = np.array([0.0] + [L2] * COLUMNS)
+    penalty = np.array([0.0] + [L2] * columns)
 
     def weights() -> Array:
-        return start - sum((c * inverse @ g for c, g in zip(coefficients, gradients, strict=False)), np.zeros(COLUMNS + 1))
+        return start - sum((c * inverse @ g for c, g in zip(coefficients, gradients, strict=False)), np.zeros(columns + 1))
 
     while True:
         w = weights()
         window = 2 * lookup_range / entries if gradients else 0.0
-        z = x @ w + rng.uniform(-window / 2, window / 2, ROWS)
-        gradients.append(x.T @ (1 / (1 + np.exp(-z)) - label) / ROWS + penalty * w)
+        z = x @ w + rng.uniform(-window / 2, window / 2, rows)
+        gradients.append(x.T @ (1 / (1 + np.exp(-z)) - label) / rows + penalty * w)
         gram.append([float(gradients[-1] @ inverse @ g) for g in gradients])
         history.append(coefficients)
-        lookup = Lookup(rows=ROWS, columns=COLUMNS + 1, entries=entries) if aware else None
+        lookup = Lookup(rows=rows, columns=columns + 1, entries=entries) if aware else None
         step = plan_next(gram, history, base_rate=base_rate, rounds=8, tolerance=1e-5, lookup=lookup)
         coefficients, lookup_range = step.coefficients, step.lookup_range
         if step.stop:
             return weights(), step, len(gram)
 
 
-def excesses(*, entries: int, aware: bool, runs: int) -> Array:
-    x, label = data()
-    oracle = LogisticRegression(C=1 / (L2 * ROWS), tol=1e-10, max_iter=2000).fit(x[:, 1:], label)
+def excesses(x: Array, label: Array, *, entries: int, aware: bool, runs: int) -> Array:
+    oracle = LogisticRegression(C=1 / (L2 * len(x)), tol=1e-10, max_iter=2000).fit(x[:, 1:], label)
     best = loss(x, label, np.concatenate([oracle.intercept_, oracle.coef_[0]]))
     return np.array([loss(x, label, train(x, label, entries=entries, seed=s, aware=aware)[0]) - best for s in range(runs)])
 
 
 @pytest.mark.parametrize(("entries", "limit"), [(64, 1.5e-3), (256, 2e-4)])
 def test_no_training_is_led_astray_by_noise(entries: int, limit: float) -> None:
-    found = excesses(entries=entries, aware=True, runs=60)
+    found = excesses(*data(), entries=entries, aware=True, runs=60)
     print(f"N = {entries}: excess log-loss median {np.median(found):.1e}, largest of 60 {found.max():.1e}")
     assert found.max() < limit
 
 
+def test_not_one_of_some_hundred_on_few_rows_is_led_astray() -> None:
+    """Where a pair of barely two deviations was taken for curvature, the last step of one of these had the excess 1.3e-4."""
+    found = excesses(*data(300, 6, strength=0.7, seed=1), entries=256, aware=True, runs=600)
+    print(f"excess log-loss median {np.median(found):.1e}, largest of {len(found)} {found.max():.1e}")
+    assert found.max() < 5e-5
+
+
 def test_knowing_the_noise_helps_the_worst_case() -> None:
-    blind, aware = (excesses(entries=32, aware=aware, runs=60).max() for aware in (False, True))
+    blind, aware = (excesses(*data(), entries=32, aware=aware, runs=60).max() for aware in (False, True))
     assert aware < blind
 
 
