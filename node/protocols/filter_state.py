@@ -21,6 +21,7 @@ from node.engine import Engine
 from node.errors import DataError
 from node.limits import Limits
 from node.protocols.channel import Progress, silent
+from node.protocols.filter_values import ascending
 
 TAG_KEY_BYTES = 32
 DIGEST_BYTES = 32
@@ -180,8 +181,8 @@ def changed_digest(before: bytes, version: int, elements: int, removed: NDArray[
 # ---- tags --------------------------------------------------------------------------------------------------------------------
 
 
-def tags_of(identifiers: Sequence[str], tag_key: bytes) -> NDArray[np.void]:
-    """Tags of identifiers, in their order.
+def tags_of(identifiers: Sequence[str], tag_key: bytes) -> tuple[NDArray[np.void], NDArray[np.int64]]:
+    """Tags of identifiers, ascending, and the row of each.
 
     Raises:
         DataError: ``psi.identifier_not_text``, ``psi.duplicate_identifier``.
@@ -192,15 +193,16 @@ def tags_of(identifiers: Sequence[str], tag_key: bytes) -> NDArray[np.void]:
         one = keyed.copy()
         one.update(encoded(identifier))
         data += one.digest()
-    tags = np.frombuffer(bytes(data), dtype=VALUE)
-    ordered = np.sort(tags)
-    if bool((ordered[1:] == ordered[:-1]).any()):
+    tags = np.frombuffer(data, dtype=VALUE)
+    rows = ascending(tags)
+    tags = tags[rows]
+    if bool((tags[1:] == tags[:-1]).any()):
         raise DataError(
             "psi.duplicate_identifier",
             "An own identifier was given to the alignment twice.",
             remedy="Remove duplicate identifiers before the alignment.",
         )
-    return tags
+    return tags, rows
 
 
 def encoded(identifier: str) -> bytes:
@@ -213,11 +215,3 @@ def encoded(identifier: str) -> bytes:
             "An identifier holds half of a surrogate pair and is no Unicode text.",
             remedy="Read the data with its right character encoding.",
         ) from None
-
-
-def places(ordered: NDArray[np.void], sought: NDArray[np.void]) -> NDArray[np.int64]:
-    """For each value its place in ``ordered`` (ascending, without repeats), or -1."""
-    if not len(ordered):
-        return np.full(len(sought), -1, dtype=np.int64)
-    place = np.minimum(np.searchsorted(ordered, sought), len(ordered) - 1).astype(np.int64)
-    return np.where(ordered[place] == sought, place, -1)

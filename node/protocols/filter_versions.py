@@ -33,11 +33,11 @@ from node.protocols.filter_state import (
     Setting,
     changed_digest,
     encoded,
-    places,
     tags_of,
     whole_digest,
 )
 from node.protocols.filter_transfer import deviates, receive_items, send_items
+from node.protocols.filter_values import ascending, places
 from node.scratch import pieces_of
 from protos import peer_pb2 as pb
 
@@ -66,9 +66,7 @@ def make_edition(s: Setting, before: Published | None, ask: pb.FilterAsk) -> Edi
         scalar, tag_key = s.drbg.stream("psi.scalar").bytes(SCALAR_BYTES), s.drbg.stream("psi.tags").bytes(TAG_KEY_BYTES)
         before = Published(scalar, tag_key, 0, b"", 0, _nothing(VALUE), _nothing(VALUE))
     key = key_commitment(before.scalar)
-    tags = tags_of(s.identifiers, before.tag_key)
-    rows = np.argsort(tags).astype(np.int64, copy=False)
-    tags = tags[rows]
+    tags, rows = tags_of(s.identifiers, before.tag_key)
     known = places(before.tags, tags)
     new = np.flatnonzero(known < 0)
     fresh = _masked(s, rows[new], before.scalar)
@@ -88,7 +86,7 @@ def make_edition(s: Setting, before: Published | None, ask: pb.FilterAsk) -> Edi
         return Edition(key, now, rows, before.version, None, removed, added)
     # A number that the querier has seen under this key never names another set.
     version = max(before.version, ask.version if ask.key == key else 0) + 1
-    whole = encode(np.sort(values), filter_prefix_bits(len(tags)))
+    whole = encode(values[ascending(values)], filter_prefix_bits(len(tags)))
     digest = whole_digest(s.relation, key, version, whole)
     now = Published(before.scalar, before.tag_key, version, digest, whole.prefix_bits, tags, values)
     return Edition(key, now, rows, 0, whole, _nothing(CHANGE), _nothing(CHANGE))
@@ -96,13 +94,15 @@ def make_edition(s: Setting, before: Published | None, ask: pb.FilterAsk) -> Edi
 
 def _masked(s: Setting, chosen: NDArray[np.int64], scalar: bytes) -> NDArray[np.void]:
     """F of the chosen identifiers."""
-    data = bytearray()
+    values, done = np.empty(len(chosen), dtype=VALUE), 0
     size = s.limits.psi_batch
     bounds = ((first, min(first + size, len(chosen))) for first in range(0, len(chosen), size))
     for names in pieces_of(s.identifiers, chosen, bounds):
-        data += mask_all(s.engine, [encoded(name) for name in names], s.relation, scalar)
-        s.progress("align", len(data) // KEPT_BYTES, len(chosen))
-    return np.frombuffer(bytes(data), dtype=VALUE)
+        masked = mask_all(s.engine, [encoded(name) for name in names], s.relation, scalar)
+        values[done : done + len(names)] = np.frombuffer(masked, dtype=VALUE)
+        done += len(names)
+        s.progress("align", done, len(chosen))
+    return values
 
 
 def send_edition(ch: Channel, limits: Limits, edition: Edition) -> None:

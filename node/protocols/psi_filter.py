@@ -50,11 +50,12 @@ from node.crypto.elias_fano import VALUE, Filter, contains
 from node.engine.filters import blind_all, multiply_all, unblind_all
 from node.errors import DataError, PeerError, PolicyError
 from node.protocols.channel import Channel
-from node.protocols.filter_state import DIGEST_BYTES, TAG_KEY_BYTES, Held, Published, Setting, encoded, places, tags_of
+from node.protocols.filter_state import DIGEST_BYTES, TAG_KEY_BYTES, Held, Published, Setting, encoded, tags_of
 from node.protocols.filter_transfer import deviates, receive_items, send_items, take_items
+from node.protocols.filter_values import ascending, places
 from node.protocols.filter_versions import VERSION_MAX, Edition, check_told, make_edition, receive_edition, send_edition
 from node.protocols.psi import Alignment
-from node.scratch import pieces_of
+from node.scratch import CHUNK_ROWS, pieces_of
 from protos import peer_pb2 as pb
 
 
@@ -149,15 +150,23 @@ def _confirm(ch: Channel, s: Setting, edition: Edition, peer_size: int, shares: 
         raise deviates("psi.more_than_declared", f"The querier says that {claimed} customers are shared, more than the sets have")
     _check_minimum(claimed, s.minimum, "The two sets share")
     found = np.frombuffer(receive_items(ch, pb.SharedValues, claimed, 8 * KEPT_BYTES, s.limits), dtype=VALUE)
-    ordered = np.sort(found)
-    if (ordered != found).any() or (ordered[1:] == ordered[:-1]).any():
+    if (np.sort(found) != found).any() or (found[1:] == found[:-1]).any():
         raise deviates("psi.filter_values", "The querier named shared values out of order or twice")
-    order = np.argsort(edition.state.values)
-    place = places(edition.state.values[order], found)
+    place = _own_places(edition.state.values, found)
     send_items(ch, pb.SharedConfirmed, np.packbits(place >= 0), claimed, 1, s.limits)
-    rows = edition.rows[order[place[place >= 0]]]
+    rows = edition.rows[place[place >= 0]]
     _check_minimum(len(rows), s.minimum, "The two sets share")
     return rows[common_order(found[place >= 0], shares)]
+
+
+def _own_places(values: NDArray[np.void], found: NDArray[np.void]) -> NDArray[np.int64]:
+    """Where each of ``found`` (ascending) stands among many values in no order, or -1; a stretch at a time, none sorted."""
+    place = np.full(len(found), -1, dtype=np.int64)
+    for first in range(0, len(values), CHUNK_ROWS):
+        at = places(found, values[first : first + CHUNK_ROWS])
+        hits = np.flatnonzero(at >= 0)
+        place[at[hits]] = first + hits
+    return place
 
 
 # ---- the querier ---------------------------------------------------------------------------------------------------------------
@@ -188,8 +197,10 @@ def query(ch: Channel, s: Setting, *, state: Held | None) -> Outcome:
     check_told(told, peer_size, usable, state)
     held = usable if usable is not None and usable.key == told.key else None
     tag_key = held.tag_key if held else s.drbg.stream("psi.tags").bytes(TAG_KEY_BYTES)
-    tags = tags_of(s.identifiers, tag_key)
-    known = places(held.tags, tags) if held else np.full(len(tags), -1, dtype=np.int64)
+    tags, order = tags_of(s.identifiers, tag_key)
+    known = np.full(len(tags), -1, dtype=np.int64)
+    if held is not None:
+        known[order] = places(held.tags, tags)
     new = np.flatnonzero(known < 0)
     ch.send(pb.FilterQueries(elements=len(new)))
     coded = receive_edition(ch, s, told, held, peer_size)
@@ -200,8 +211,7 @@ def query(ch: Channel, s: Setting, *, state: Held | None) -> Outcome:
         values[known >= 0] = held.values[known[known >= 0]]
     _ask(ch, s, new, values)
     rows = _find(ch, s, coded, values, theirs + own)
-    order = np.argsort(tags)
-    kept = Held(told.key, tag_key, told.version, told.digest, coded, tags[order], values[order])
+    kept = Held(told.key, tag_key, told.version, told.digest, coded, tags, values[order])
     alignment = Alignment(rows=rows, own_size=len(tags), peer_size=peer_size)
     keeps = told.reusable and s.terms.reuse_days > 0
     return Outcome(alignment, kept if keeps else None, new_key=held is None, whole=told.base == 0)
@@ -233,7 +243,7 @@ def _ask(ch: Channel, s: Setting, new: NDArray[np.int64], values: NDArray[np.voi
 
 def _find(ch: Channel, s: Setting, coded: Filter, values: NDArray[np.void], shares: bytes) -> NDArray[np.int64]:
     """Rows whose value the filter holds and the publisher confirms, in the common order."""
-    order = np.argsort(values)
+    order = ascending(values)
     ordered = values[order]
     if (ordered[1:] == ordered[:-1]).any():
         raise deviates("psi.repeated_element", "The publisher answered two different points with the same value")
