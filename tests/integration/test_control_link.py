@@ -31,6 +31,8 @@ from protos import control_pb2, control_pb2_grpc, tls
 from tests.cutter import Cutter
 from tests.nodes import QUICK, free_port, identities, write_node
 
+pytestmark = pytest.mark.timed
+
 PERMISSIVE = [("grpc.http2.min_ping_interval_without_data_ms", 200)]
 """So that a test may ping more often than a real node."""
 

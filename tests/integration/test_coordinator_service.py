@@ -25,6 +25,8 @@ from protos import control_pb2, control_pb2_grpc, tls
 from tests import postgres
 from tests.coordinator_world import METRICS, WAIT, World, poll, report
 
+pytestmark = pytest.mark.timed
+
 on_both = pytest.mark.parametrize("world", ["sqlite", "postgresql"], indirect=True)
 
 

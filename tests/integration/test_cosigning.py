@@ -15,6 +15,8 @@ from audit.record import read_lines
 from audit.verify import verify_logs
 from tests.joint import PARTIES, PLAIN, Ask, joint, world
 
+pytestmark = pytest.mark.timed
+
 QUICK = Ask(holdout="0", rounds=1, to_feature_holder=False, to_coordinator=False)
 
 

@@ -23,6 +23,8 @@ from protos.peer_pb2 import Ack, Data, DoublyMasked, Fin, Frame, MaskedPoints, P
 from tests.cutter import Cutter
 from tests.links import LIMITS, TIMES, TOKEN, Ends, opening
 
+pytestmark = pytest.mark.timed
+
 DOWN = {"transport.closed", "transport.unreachable", "transport.not_tls"}
 
 

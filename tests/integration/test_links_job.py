@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
+
 from audit.verify import verify_logs
 from coordinator.client import connect
 from node.runtime import serve
@@ -18,6 +20,8 @@ from node.transport.channel import GrpcChannel
 from node.transport.client import dial
 from tests.cutter import Cutter
 from tests.joint import NODES, PARTIES, Ask, world
+
+pytestmark = pytest.mark.timed
 
 ONE = Ask(rounds=1)
 

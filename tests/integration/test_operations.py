@@ -38,6 +38,8 @@ from protos import tls
 from tests.integration.test_blindness import CATEGORY_CANARY, IDENTIFIER_CANARY, NUMBER_CANARY, SHARED, _write_files
 from tests.nodes import free_port
 
+pytestmark = pytest.mark.timed
+
 NAMES = ("coordinator", "bank", "platform")
 SECONDS = 120.0
 FRAME = {"time", "level", "event", "component"}

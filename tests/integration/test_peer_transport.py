@@ -24,6 +24,8 @@ from node.transport.switchboard import Switchboard
 from protos import peer_pb2, peer_pb2_grpc, tls
 from protos.peer_pb2 import DoublyMasked, Frame, MaskedPoints, PsiStart
 
+pytestmark = pytest.mark.timed
+
 JOB = "a" * 64
 LIMITS = Limits(message_bytes=64 * 2**10)
 QUICK = Timeouts(patience=1.5, peer=5.0, open=1.0, close=1.0, backoff=0.05, backoff_max=0.2)

@@ -25,6 +25,8 @@ from protos import peer_pb2, relay_pb2, relay_pb2_grpc, tls
 from protos.peer_pb2 import MaskedPoints, PsiStart
 from tests.coordinator_world import World
 
+pytestmark = pytest.mark.timed
+
 QUICK = Timeouts(patience=3.0, peer=5.0, open=2.0, close=1.0, heartbeat=0.5, silence=2.5, backoff=0.05, backoff_max=0.2)
 LIMITS = Limits(message_bytes=2**20, window_bytes=2**22)
 WAIT = 10.0

@@ -16,6 +16,8 @@ from io import StringIO
 from pathlib import Path
 from unittest import mock
 
+import pytest
+
 from audit.checkpoint import parse_note, verify_checkpoint
 from audit.cosignature import verify_cosignature
 from audit.identity import load_identity
@@ -27,6 +29,8 @@ from coordinator.submit import build_spec
 from tests import joint, postgres
 from tests.coordinator_world import World, poll, report
 from tests.nodes import free_port
+
+pytestmark = pytest.mark.timed
 
 LEASE = 2
 SECONDS = 60.0

@@ -16,6 +16,8 @@ from audit.errors import UsageError
 from coordinator.demo import processes
 from coordinator.demo.processes import CommandError, Supervisor, raise_command_error, read_error, run_command, work_folder
 
+pytestmark = pytest.mark.timed
+
 # Stands in for a server: it has a worker of its own, and a mood.
 SERVER = """
 import signal, subprocess, sys, time

@@ -29,6 +29,8 @@ from node.limits import LIMITS
 from node.protocols.psi import Role, align
 from tests.pair import MemoryChannel, Outcome, run_pair
 
+pytestmark = pytest.mark.timed
+
 
 def square(value: int) -> int:
     return value * value

@@ -23,6 +23,8 @@ from coordinator.store.log import LogMirror
 from tests import postgres
 from tests.unit.test_jobs import a_spec
 
+pytestmark = pytest.mark.timed
+
 KEY = SigningKey.generate("coordinator")
 LEASE = 2.0
 

@@ -13,6 +13,8 @@ import pytest
 from audit.errors import IsthmusError
 from coordinator.rooms import Attempt, RelayLimits, Room, Rooms
 
+pytestmark = pytest.mark.timed
+
 ATTEMPT: Attempt = ("ab" * 32, "align", 0, 0)
 PARTIES = ("bank", "shop")
 LIMITS = RelayLimits(buffer_bytes=1000, buffer_records=10, record_bytes=400, rooms=2, streams_of_one=2, check=0.05, linger=0.05)
