@@ -14,29 +14,29 @@ it.
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from audit.errors import IsthmusError
 from audit.partner import Partner
 from audit.receipts import verify_approval
 from audit.record import LogWriter, format_time
 from audit.witness import Refused, Witness
-from coordinator import disclosures, jobs
+from coordinator import jobs
 from coordinator.attachment import CONTROL_VERSION, Attachment, approvals, job_end, step_start
 from coordinator.control_fields import step_report
 from coordinator.cosigning import Cosigning
 from coordinator.errors import PeerError, TransportError, UsageError, VerificationError
+from coordinator.job_log import JobLog
 from coordinator.jobs import Decision, Job, Order, SendApprovals, SendEnd, SendStep
 from coordinator.logged import Logged
 from coordinator.observe import SILENT, Observer
-from coordinator.standing import LINK_CODES, Progress, attempt_of, outward
+from coordinator.standing import LINK_CODES, Progress, attempt_of
 from coordinator.store import Store
 from coordinator.submit import spec_for
+from coordinator.timers import later
 from protos import control_pb2
 
 _log = logging.getLogger("isthmus.coordinator")
@@ -78,7 +78,7 @@ class Runner:
     ) -> None:
         self.observer = observer
         self.name, self.software, self.partners = name, software, partners
-        self._store, self._log, self._clock = store, log, clock
+        self._store, self._clock = store, clock
         self._grace, self._patience, self._jobs_open = detach_grace, link_patience, jobs_open
         self._attached: dict[str, Attachment] = {}
         self._progress: dict[tuple[str, str], Progress] = {}
@@ -86,7 +86,7 @@ class Runner:
         self._stale: set[str] = set()
         self.relayed: Callable[[tuple[str, str, int, int]], int] = lambda attempt: 0
         """Sealed bytes that the relay passed on in an attempt (job, step, round, attempt)."""
-        self._logged = logged or Logged()
+        self._job_log = JobLog(log, name=name, logged=logged)
         self.changed = threading.Condition(threading.RLock())
         self.version = 0
         self.stopping = self.draining = False
@@ -97,26 +97,8 @@ class Runner:
         self._cosigning = Cosigning(log, witness, partners=partners, attached=self._attached, refused=self._refused)
         for job in (*self._jobs.values(), *store.recent(RECENT)):
             self._cosigning.met(job)
-            if logged is not None:
-                self._catch_up(job)
+            self._job_log.catch_up(job)
         self._cosigning.checkpoint()
-
-    def _catch_up(self, job: Job) -> None:
-        """Log what a crash kept out of the log: the database is written first."""
-        if job.identity not in self._logged.begun:
-            self._log_submission(job)
-            self._logged.begun.add(job.identity)
-        if job.ended and job.identity not in self._logged.ended:
-            self._log_end(job)
-            self._logged.ended.add(job.identity)
-
-    def _log_submission(self, job: Job) -> None:
-        self._log.append("spec", job=job.identity, document=job.spec.canonical().decode())
-        self._log.append("job", job=job.identity, state="submitted", code="")
-
-    def _log_end(self, job: Job) -> None:
-        self._log.append("disclosures", job=job.identity, items=self._logged.receipt(job.identity))
-        self._log.append("job", job=job.identity, state=job.state, code=job.code)
 
     # -- nodes
 
@@ -151,7 +133,7 @@ class Runner:
             del self._attached[party]
             attachment.close()
             if not self.stopping and any(self._waits_for(job, party) for job in self._jobs.values()):
-                self._timers[party] = _later(self._grace, self._lost, party)
+                self._timers[party] = later(self._grace, self._lost, party)
             self._notify()
 
     def receive(self, attachment: Attachment, report: control_pb2.Report) -> None:
@@ -252,7 +234,7 @@ class Runner:
             job = Job(spec.identity(), spec, submitted=now, updated=now)
             self._store.save(job)
             _log.info("job %s submitted", job.identity[:12], extra={"job": job.identity})
-            self._log_submission(job)
+            self._job_log.submission(job)
             self._jobs[job.identity] = job
             self._cosigning.met(job)
             self._cosigning.checkpoint()
@@ -356,23 +338,14 @@ class Runner:
             raise VerificationError("approval.other_peer", f"{party} signed a decision together with another party than the job's.")
         decision = Decision(approval.decision, body.statement, body.signature)
         if job.state == "submitted" and job.decisions.get(party) != decision:
-            self._log.append("approval", job=job.identity, statement=body.statement, signature=body.signature)
+            self._job_log.approval(job, body.statement, body.signature)
         self._apply(job, jobs.decide(job, party, decision))
         self._begin(job.identity)
 
     def _step_done(self, job: Job, party: str, body: control_pb2.StepDone) -> None:
         report, step = step_report(body), job.running
         if step is not None and attempt_of(job) == (report.step, report.round, report.attempt) and party not in step.reports:
-            where = {"job": job.identity, "step": report.step, "attempt": report.attempt, "round": report.round}
-            self._log.append("report", **where, party=party, transcript_sha256=report.transcript_sha256)  # type: ignore[arg-type]
-            for item in disclosures.of_report(job, party, report):
-                self._log.append(
-                    "disclosure",
-                    **where,  # type: ignore[arg-type]
-                    what=item.what, to=self.name, count=item.count, clause=item.clause, value=item.value, party=party,
-                    salt=secrets.token_hex(16),  # the hash of an entry must not let its value be guessed
-                )  # fmt: skip
-                self._logged.disclosed(job.identity, (party, item.what, self.name, item.clause), item.count)
+            self._job_log.report(job, party, report)
         self._apply(job, jobs.report(job, party, report))
 
     def _step_failed(self, job: Job, party: str, body: control_pb2.StepFailed) -> None:
@@ -387,7 +360,7 @@ class Runner:
             self._stale.add(job.identity)  # the other node went: it has its grace to come back
         elif (job.identity, key) not in self._cut:  # a node that says it again and again starts no further timer
             self._cut.add((job.identity, key))
-            _later(self._patience, self._give_up, job.identity, key, body.code)
+            later(self._patience, self._give_up, job.identity, key, body.code)
 
     def _give_up(self, identity: str, key: tuple[str, int, int], code: str) -> None:
         """A link was cut some time ago: if no node went meanwhile, that was the failure."""
@@ -440,7 +413,9 @@ class Runner:
             return
         after = replace(after, updated=format_time(self._clock()))
         self._store.save(after)
-        self._record(job, after, orders)
+        self._job_log.moved(job, after, orders)
+        if orders:
+            self._cosigning.checkpoint()
         if attempt_of(after) != attempt_of(job):
             self._stale.discard(job.identity)
             self._progress = {key: value for key, value in self._progress.items() if key[0] != job.identity}
@@ -452,22 +427,6 @@ class Runner:
             self._send(after, order)
         self.observer.moved(job, after)
         self._notify()
-
-    def _record(self, before: Job, after: Job, orders: tuple[Order, ...]) -> None:
-        for order in orders:
-            if isinstance(order, SendStep):
-                step = order.step
-                self._log.append(
-                    "directive",
-                    job=after.identity, step=step.step, attempt=step.attempt, round=step.round,
-                    coefficients=[repr(value) for value in step.coefficients], lookup_range=repr(step.lookup_range),
-                )  # fmt: skip
-        if after.ended:
-            self._log_end(after)
-        elif outward(after) != outward(before):
-            self._log.append("job", job=after.identity, state=outward(after), code=after.code)
-        if orders:
-            self._cosigning.checkpoint()
 
     def _send(self, job: Job, order: Order) -> None:
         if self.draining and isinstance(order, SendStep):
@@ -498,18 +457,3 @@ class Runner:
     def _notify(self) -> None:
         self.version += 1
         self.changed.notify_all()
-
-
-def _later(seconds: float, action: Callable[..., None], *arguments: Any) -> threading.Timer:
-    """A started timer; what the action may raise (a database that cannot be written) is told in the log."""
-
-    def act() -> None:
-        try:
-            action(*arguments)
-        except IsthmusError as error:
-            _log.error("%s", error)
-
-    timer = threading.Timer(seconds, act)
-    timer.daemon = True
-    timer.start()
-    return timer

@@ -19,7 +19,7 @@ from audit.receipts import verify_approval
 from coordinator import jobs, service
 from coordinator.client import connect
 from coordinator.errors import IsthmusError, TransportError, UsageError
-from coordinator.runner import Runner
+from coordinator.job_log import JobLog
 from coordinator.server import Server
 from protos import control_pb2, control_pb2_grpc, tls
 from tests import postgres
@@ -240,7 +240,7 @@ def test_the_coordinator_restarts_in_the_middle(world: World) -> None:
 def test_what_a_crash_kept_out_of_the_log_is_logged_at_the_next_start(world: World) -> None:
     """The database is written first; the process dies before the log is, at a submission and at an end."""
     runner = world.serve().runner
-    with mock.patch.object(Runner, "_log_submission", side_effect=SystemError), pytest.raises(SystemError):
+    with mock.patch.object(JobLog, "submission", side_effect=SystemError), pytest.raises(SystemError):
         runner.submit(world.spec().canonical())
     world.stop()
 
@@ -251,7 +251,7 @@ def test_what_a_crash_kept_out_of_the_log_is_logged_at_the_next_start(world: Wor
     runner = world.serve().runner
     assert states() == ["spec", "submitted"]
     [job] = runner.recent()
-    with mock.patch.object(Runner, "_log_end", side_effect=SystemError), pytest.raises(SystemError):
+    with mock.patch.object(JobLog, "_end", side_effect=SystemError), pytest.raises(SystemError):
         runner.cancel(job.identity)
     world.stop()
     assert states() == ["spec", "submitted"]

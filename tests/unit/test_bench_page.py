@@ -69,6 +69,24 @@ def results(folder: Path) -> Path:
             "parts_per_second": {"masking": 1.0},
             "processes": {"seconds": 1.25, "bytes_sent": {"a": 1_000_000, "b": 500_000}, "rss_growth_bytes": {"a": 7e6, "b": 9e6}},
         },
+        "asymmetric": {
+            "results": [
+                {
+                    "machine": MACHINE,
+                    "large": 7_000_000,
+                    "small": 80_000,
+                    "first_job": {"seconds": 123.0, "cpu_seconds": {"publisher": 200.0, "querier": 9.0}, "bytes_sent": {}},
+                    "later_job": {"seconds": 4.0, "peak_rss_bytes": {"publisher": 5e8, "querier": 6e8}},
+                }
+            ],
+            "filter": {
+                "machine": MACHINE,
+                "elements": 7_000_000,
+                "bytes_an_element": 7.987,
+                "strangers_asked": 5,
+                "strangers_found": 0,
+            },
+        },
         "crypto": {
             "machine": MACHINE,
             "results": [{"work": "decryption", "bits": 2048, "per_second": 391.0, "phe_per_second": 390.0}],
@@ -112,6 +130,9 @@ def test_made_up_figures_all_appear(written: list[Path]) -> None:
         "| 800.0 |",
         "67 to 80",
         "0.283",
+        "| 7,000,000 | 80,000 | first job | 123 | 200.0 + 9.0 |",
+        "| 7,000,000 | 80,000 | later job | 4.0 | not measured | not measured | 500 + 600 |",
+        "7.99",
         "391",
         "323,456",
         "1,003,092",
