@@ -86,6 +86,10 @@ class PeakMemory:
     def growth(self) -> int:
         return self._peak - self._before
 
+    @property
+    def peak(self) -> int:
+        return self._peak
+
 
 def _process(pipe: Connection, method: Method, role: Role, span: range, out: Connection) -> None:
     channel = PipeChannel(pipe)

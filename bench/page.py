@@ -17,7 +17,7 @@ from bench import page_parts, page_scale
 from bench.page_format import Machines, Results
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMES = ("scale", "alignment", "crypto", "lookup", "audit", "chaos", "link", "links")
+NAMES = ("scale", "alignment", "asymmetric", "crypto", "lookup", "audit", "chaos", "link", "links")
 HEAD = """# Benchmarks
 
 This page is made by `python -m bench.page` from the files in `bench/results`; change those, not the page. Every figure was measured
@@ -28,6 +28,7 @@ called so. No data are shipped: they are generated when a benchmark runs, or com
 |---|---|
 | `python -m bench.scale` | whole jobs by the three real programs, beside naive phe (`--quick`, `--missing`, `--list`) |
 | `python -m bench.alignment --json bench/results/alignment.json` | private set intersection alone |
+| `python -m bench.asymmetric` | a small set against a large one that was masked once, and the later job |
 | `python -m bench.crypto --json bench/results/crypto.json` | Paillier's operations beside phe's |
 | `python -m bench.lookup --json bench/results/lookup.json` | oblivious lookups |
 | `python -m bench.audit` | the verification of large logs |

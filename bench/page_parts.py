@@ -1,4 +1,4 @@
-"""The page's sections on single parts: alignment, Paillier, lookups, logs, faults, links.
+"""The page's sections on single parts: alignment by each method, Paillier, lookups, logs, faults, links.
 
 The readers are tolerant: a figure that a file lacks is "not measured", one that they do not know is left out.
 """
@@ -6,6 +6,7 @@ The readers are tolerant: a figure that a file lacks is "not measured", one that
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 from bench.page_format import ABSENT, Machines, Results, not_measured, number, seconds, table
@@ -17,6 +18,7 @@ def sections(results: Results, machines: Machines, plots: Mapping[str, str]) -> 
     """All sections made from the parts' own files."""
     return [
         _alignment(results.get("alignment"), machines, plots),
+        _asymmetric(results.get("asymmetric"), machines),
         _crypto(results.get("crypto"), machines),
         _lookup(results.get("lookup"), machines),
         _audit(results.get("audit"), machines),
@@ -161,6 +163,39 @@ def _machine(document: Any, machines: Machines) -> str:
         return ""
     records = [document] if "machine" in document else _listed(document, "runs", "results")
     return machines.of(records) if records else ""
+
+
+def _asymmetric(document: Any, machines: Machines) -> str:
+    rows = []
+    for size in _listed(document, "results"):
+        for name in ("first_job", "later_job"):
+            job = size.get(name, {})
+            rows.append(
+                [
+                    number(size.get("large"), 0),
+                    number(size.get("small"), 0),
+                    name.replace("_", " "),
+                    seconds(job.get("seconds")),
+                    both(_numbers(job.get("cpu_seconds")), 1),
+                    both(_numbers(job.get("bytes_sent")), 1e6),
+                    both(_numbers(job.get("peak_rss_bytes")), 1e6, 0),
+                    both(_numbers(job.get("scratch_bytes")), 1e6, 0),
+                ]
+            )
+    headings = ("publisher", "querier", "job", "seconds", "CPU seconds", "MB sent", "peak memory, MB", "in a scratch file, MB")
+    section = _simple("A small set against a published filter", "python -m bench.asymmetric", document, machines, headings, rows)
+    coded = document.get("filter") if rows else None
+    if not isinstance(coded, Mapping):
+        return section
+    names = ("elements", "strangers_asked", "strangers_found", "members_asked", "members_found")
+    elements, asked, found, members, members_found = (number(coded.get(name), 0) for name in names)
+    words = (
+        "The first job masks the large set and publishes it. Before the later one a part of the large set was exchanged"
+        " (`--changed`, one in a hundred). Of two figures the publisher's comes first; processor time has the workers of both,"
+        f" memory is each party's own process. A filter of {elements} elements has {number(coded.get('bytes_an_element'), 2)}"
+        f" bytes for each; of {asked} strangers asked about it held {found}, of {members} members {members_found}."
+    )
+    return f"{section}\n{fill(words, 132)}\n"
 
 
 # ---- the others ----------------------------------------------------------------------------------------------------
