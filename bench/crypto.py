@@ -27,7 +27,8 @@ from rich.table import Table
 
 from bench.common import machine, medians, write_json
 from node.crypto.drbg import Drbg
-from node.crypto.paillier import Decryptor, OwnerEncryptor, PeerEncryptor, SecretKey, generate_key
+from node.crypto.paillier import Decryptor, OwnerEncryptor, PeerEncryptor
+from node.crypto.paillier_keys import SecretKey, generate_key
 from node.crypto.products import ColumnProducts, RowProducts
 
 ENTRY_BITS = 14

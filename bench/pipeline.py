@@ -38,7 +38,7 @@ from rich.table import Table
 
 from bench.common import machine, write_json
 from node.crypto.drbg import Drbg
-from node.crypto.paillier import generate_key
+from node.crypto.paillier_keys import generate_key
 from node.engine import make_engine
 from node.limits import LIMITS
 from node.protocols.preparation import prepare

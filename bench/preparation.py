@@ -27,7 +27,7 @@ from rich.table import Table
 from audit.layout import KeyKind
 from bench.common import PipeChannel, machine, write_json
 from node.crypto.drbg import Drbg
-from node.crypto.paillier import generate_key
+from node.crypto.paillier_keys import generate_key
 from node.engine import InlineEngine
 from node.limits import LIMITS
 from node.protocols.preparation import prepare

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from audit.layout import KeyKind
 from coordinator.optimizer import Lookup, Next, first_range, plan_next
 from node.crypto.drbg import Drbg
-from node.crypto.paillier import generate_key
+from node.crypto.paillier_keys import generate_key
 from node.engine import Engine, InlineEngine
 from node.limits import LIMITS
 from node.protocols import logistic

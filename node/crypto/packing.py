@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import gmpy2
 from gmpy2 import mpz
 
-from node.crypto.paillier import PublicKey
+from node.crypto.paillier_keys import PublicKey
 from node.errors import PeerError, UsageError
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from gmpy2 import mpz, powmod
 from numpy.typing import NDArray
 
-from node.crypto.paillier import PublicKey
+from node.crypto.paillier_keys import PublicKey
 from node.crypto.residues import finish, power_of_two, power_table, units
 from node.errors import UsageError
 

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from node.crypto.curve import POINT_BYTES, Blinder, encode_to_u
 from node.crypto.drbg import Stream
-from node.crypto.paillier import Decryptor, OwnerEncryptor, PeerEncryptor, PublicKey, SecretKey
+from node.crypto.paillier import Decryptor, OwnerEncryptor, PeerEncryptor
+from node.crypto.paillier_keys import PublicKey, SecretKey
 from node.crypto.products import ColumnProducts, RowProducts
 from node.engine.base import Engine
 from node.engine.inline import InlineEngine
@@ -30,7 +31,7 @@ from node.errors import DataError
 
 Rows = NDArray[np.integer]
 Primes = tuple[PublicKey, tuple[int, ...]]
-"""What a worker is told of a secret key: see :class:`node.crypto.paillier.SecretKey`."""
+"""What a worker is told of a secret key: see :class:`node.crypto.paillier_keys.SecretKey`."""
 
 SHARD_ROWS = 4096
 """Rows of one worker's share of column products: many enough that combining its buckets costs little."""

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from gmpy2 import mpz
 
 from node.crypto.packing import ciphertexts_from_bytes, ciphertexts_to_bytes
-from node.crypto.paillier import PublicKey
+from node.crypto.paillier_keys import PublicKey
 from node.errors import PeerError
 from node.protocols.channel import Channel
 

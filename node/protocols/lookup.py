@@ -50,7 +50,8 @@ from node.crypto.ot import (
     table_pads,
 )
 from node.crypto.packing import ciphertexts_from_bytes, ciphertexts_to_bytes
-from node.crypto.paillier import Decryptor, OwnerEncryptor, PeerEncryptor, PublicKey, SecretKey
+from node.crypto.paillier import Decryptor, OwnerEncryptor, PeerEncryptor
+from node.crypto.paillier_keys import PublicKey, SecretKey
 from node.errors import DataError, PeerError, UsageError
 from node.limits import LIMITS, Limits
 from node.protocols.channel import Channel, Progress, silent

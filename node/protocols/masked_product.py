@@ -32,7 +32,8 @@ from numpy.typing import NDArray
 
 from node.crypto.drbg import Drbg, Stream
 from node.crypto.packing import pack_slots, unpack_slots
-from node.crypto.paillier import Decryptor, OwnerEncryptor, PeerEncryptor, PublicKey, SecretKey
+from node.crypto.paillier import Decryptor, OwnerEncryptor, PeerEncryptor
+from node.crypto.paillier_keys import PublicKey, SecretKey
 from node.engine import Engine, batches
 from node.limits import Limits
 from node.protocols.batches import ahead, receive_ciphertexts, send_ciphertexts

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.crypto.drbg import Drbg, Stream
-from node.crypto.paillier import SecretKey, check_public_key
+from node.crypto.paillier_keys import SecretKey, check_public_key
 from node.engine import Engine
 from node.errors import DataError, PeerError
 from node.limits import Limits

@@ -18,7 +18,7 @@ from gmpy2 import mpz
 from numpy.typing import NDArray
 
 from audit.layout import KeyKind
-from node.crypto.paillier import PublicKey, SecretKey
+from node.crypto.paillier_keys import PublicKey, SecretKey
 from node.errors import PeerError
 from node.protocols.lookup import IndexHolder, TableHolder
 from node.protocols.masked_product import JobKeys

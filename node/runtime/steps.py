@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from audit.accuracy import accuracy_of, auc_standard_error
 from audit.split import split_sizes
-from node.crypto.paillier import generate_key
+from node.crypto.paillier_keys import generate_key
 from node.data.commitment import SALT_BYTES, encoded_root, key_digest
 from node.data.encoding import EncodedColumn, encode, model_columns
 from node.data.load import Table

@@ -38,7 +38,7 @@ from node.config import DatasetConfig
 from node.config import load_config as load_node_config
 from node.crypto.drbg import Drbg
 from node.crypto.packing import ciphertexts_from_bytes
-from node.crypto.paillier import PublicKey, check_public_key, generate_key
+from node.crypto.paillier_keys import PublicKey, check_public_key, generate_key
 from node.data.load import load_table
 from node.policy import load_policy as load_node_policy
 from node.protocols.training import Prepared, parse_base_rate

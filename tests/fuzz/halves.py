@@ -15,7 +15,7 @@ import numpy as np
 from google.protobuf.message import Message
 
 from node.crypto.drbg import Drbg
-from node.crypto.paillier import generate_key
+from node.crypto.paillier_keys import generate_key
 from node.engine import InlineEngine
 from node.errors import TransportError
 from node.limits import LIMITS

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from node.crypto.drbg import Drbg, Stream
 from node.crypto.packing import ciphertexts_from_bytes, ciphertexts_to_bytes, pack_slots, unpack_slots
-from node.crypto.paillier import Decryptor, OwnerEncryptor, PeerEncryptor, SecretKey, generate_key
+from node.crypto.paillier import Decryptor, OwnerEncryptor, PeerEncryptor
+from node.crypto.paillier_keys import SecretKey, generate_key
 from node.crypto.products import ColumnProducts, RowProducts
 
 FEW = settings(max_examples=40, deadline=None)

@@ -26,7 +26,7 @@ from distributed.security import Security
 from node import doctor_engine
 from node.config import load_config
 from node.crypto.drbg import Drbg, Stream
-from node.crypto.paillier import generate_key
+from node.crypto.paillier_keys import generate_key
 from node.engine import ClusterEngine, InlineEngine, PoolEngine, batches, cluster
 from node.engine.cluster import Cluster, call_in_worker, check_versions
 from node.engine.executor import Item, Refusal

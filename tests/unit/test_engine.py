@@ -21,7 +21,8 @@ from audit.layout import KeyKind
 from node.crypto import oprf
 from node.crypto.curve import inverse_scalar
 from node.crypto.drbg import Drbg, Stream
-from node.crypto.paillier import Decryptor, SecretKey, generate_key
+from node.crypto.paillier import Decryptor
+from node.crypto.paillier_keys import SecretKey, generate_key
 from node.engine import Engine, InlineEngine, PoolEngine, base, batches, filters, make_engine
 from node.engine.base import cores, default_workers
 from node.errors import DataError, PeerError, UsageError

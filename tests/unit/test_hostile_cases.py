@@ -18,7 +18,7 @@ from gmpy2 import mpz
 from node.crypto.curve import Blinder, check_canonical
 from node.crypto.drbg import Drbg
 from node.crypto.packing import ciphertexts_from_bytes, unpack_slots
-from node.crypto.paillier import check_public_key, generate_key
+from node.crypto.paillier_keys import check_public_key, generate_key
 from node.errors import IsthmusError
 from node.limits import LIMITS, Limits
 from node.protocols import batches, psi, scoring

@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 
-from node.crypto.paillier import generate_key
+from node.crypto.paillier_keys import generate_key
 from node.engine import InlineEngine, PoolEngine
 from node.errors import DataError, PeerError, UsageError
 from node.limits import LIMITS, Limits

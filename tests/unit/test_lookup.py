@@ -13,7 +13,8 @@ import pytest
 
 from node.crypto.drbg import Drbg
 from node.crypto.packing import ciphertexts_from_bytes, ciphertexts_to_bytes
-from node.crypto.paillier import Decryptor, PeerEncryptor, SecretKey, generate_key
+from node.crypto.paillier import Decryptor, PeerEncryptor
+from node.crypto.paillier_keys import SecretKey, generate_key
 from node.errors import DataError, IsthmusError, PeerError, UsageError
 from node.limits import LIMITS, Limits
 from node.protocols.lookup import (

@@ -10,7 +10,7 @@ from scipy.stats import chisquare
 
 from node.crypto.drbg import Drbg
 from node.crypto.packing import ciphertexts_from_bytes
-from node.crypto.paillier import generate_key
+from node.crypto.paillier_keys import generate_key
 from node.engine import InlineEngine
 from node.errors import PeerError
 from node.limits import LIMITS, Limits

@@ -11,7 +11,7 @@ import queue, sys, threading
 from dataclasses import replace
 import numpy as np
 from node.crypto.drbg import Drbg
-from node.crypto.paillier import generate_key
+from node.crypto.paillier_keys import generate_key
 from node.engine import InlineEngine
 from node.limits import LIMITS
 from node.protocols.channel import silent

@@ -13,16 +13,8 @@ from phe.paillier import EncryptedNumber
 from node.crypto.drbg import Drbg, Stream
 from node.crypto.fixed_base import WINDOW, FixedBase, window_for
 from node.crypto.packing import ciphertexts_from_bytes, ciphertexts_to_bytes, pack_slots, unpack_slots
-from node.crypto.paillier import (
-    Decryptor,
-    OwnerEncryptor,
-    PeerEncryptor,
-    PublicKey,
-    SecretKey,
-    check_public_key,
-    generate_key,
-    order_bits,
-)
+from node.crypto.paillier import Decryptor, OwnerEncryptor, PeerEncryptor
+from node.crypto.paillier_keys import PublicKey, SecretKey, check_public_key, generate_key, order_bits
 from node.errors import PeerError, UsageError
 
 BITS = 512

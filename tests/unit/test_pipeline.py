@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from node.crypto.drbg import Drbg
-from node.crypto.paillier import generate_key
+from node.crypto.paillier_keys import generate_key
 from node.engine import Engine, InlineEngine, PoolEngine
 from node.limits import LIMITS
 from node.protocols.batches import ahead

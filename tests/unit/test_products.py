@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from node.crypto import products
 from node.crypto.drbg import Drbg, Stream
-from node.crypto.paillier import Decryptor, OwnerEncryptor, SecretKey, generate_key
+from node.crypto.paillier import Decryptor, OwnerEncryptor
+from node.crypto.paillier_keys import SecretKey, generate_key
 from node.crypto.products import ColumnProducts, RowProducts, digit_bits
 from node.crypto.residues import ONE, finish, power_of_two, power_table, times, units
 from node.errors import PeerError, UsageError
