@@ -23,9 +23,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from audit.layout import BASE_OTS
 from bench.common import PipeChannel, write_json
+from node.crypto.bit_columns import BLOCK
 from node.crypto.drbg import Drbg
-from node.crypto.ot import BASE_OTS, BLOCK, TableShape
+from node.crypto.ot import TableShape
 from node.protocols.lookup import IndexHolder, TableHolder, fetch_entries, serve_tables
 from protos.peer_pb2 import LookupTables
 

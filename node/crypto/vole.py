@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audit.aligning import COORDINATES, SYMBOL_BITS
+from node.crypto.bit_columns import ColumnStreams
 from node.crypto.code import double
-from node.crypto.ot import ColumnStreams
 
 Bytes = NDArray[np.uint8]
 

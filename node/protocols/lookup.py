@@ -32,15 +32,12 @@ import gmpy2
 import numpy as np
 from numpy.typing import NDArray
 
+from audit.layout import BASE_OTS
+from node.crypto.bit_columns import BLOCK, Bytes, ColumnStreams, Words
 from node.crypto.drbg import Stream
 from node.crypto.ot import (
-    BASE_OTS,
-    BLOCK,
-    Bytes,
-    ColumnStreams,
     Table,
     TableShape,
-    Words,
     check_session,
     choice_bits,
     entry_pads,

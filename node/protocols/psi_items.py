@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from audit.aligning import BinShape
 from node.crypto import okvs
+from node.crypto.bit_columns import transpose_bits, transpose_rows
 from node.crypto.code import MESSAGE_BITS, MESSAGE_SYMBOLS, compression, generator, multiply
-from node.crypto.ot import permute, transpose_bits, transpose_rows
+from node.crypto.ot import permute
 from node.crypto.vole import SenderStreams
 from node.engine.batches import not_text
 from node.errors import DataError

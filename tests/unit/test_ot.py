@@ -10,6 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from node.crypto import ot
+from node.crypto.bit_columns import ColumnStreams, transpose_bits
 from node.errors import UsageError
 
 SHAPES = [ot.TableShape(entries, width) for entries in (2, 4, 8, 16, 32, 64, 128, 256) for width in (1, 2, 4, 8)]
@@ -66,7 +67,7 @@ def random_keys(shape: ot.TableShape, rows: int, seed: int = 1) -> tuple[np.ndar
 def test_transpose_against_plain_bits(rows: int) -> None:
     columns = np.random.default_rng(rows).integers(0, 256, (128, (rows + 7) // 8), dtype=np.uint8)
     plain = np.unpackbits(columns, axis=1, bitorder="little").T[:rows]
-    assert np.array_equal(ot.transpose_bits(columns, rows), np.packbits(plain, axis=1, bitorder="little"))
+    assert np.array_equal(transpose_bits(columns, rows), np.packbits(plain, axis=1, bitorder="little"))
 
 
 def test_permutation_is_aes_block_by_block() -> None:
@@ -77,7 +78,7 @@ def test_permutation_is_aes_block_by_block() -> None:
 
 def test_column_streams_are_aes_counter_mode() -> None:
     keys = np.random.default_rng(3).integers(0, 256, (128, 16), dtype=np.uint8)
-    read = ot.ColumnStreams(keys, session=0x01020304).read(40)
+    read = ColumnStreams(keys, session=0x01020304).read(40)
     for column in (0, 77, 127):
         counters = [bytes(4) + b"\x01\x02\x03\x04" + block.to_bytes(8, "big") for block in range(3)]
         assert read[column].tobytes() == b"".join(aes(keys[column].tobytes(), counter) for counter in counters)[:40]
@@ -85,11 +86,11 @@ def test_column_streams_are_aes_counter_mode() -> None:
 
 def test_column_streams_never_repeat() -> None:
     keys = np.random.default_rng(4).integers(0, 256, (128, 16), dtype=np.uint8)
-    streams = ot.ColumnStreams(keys, session=5)
+    streams = ColumnStreams(keys, session=5)
     parts = [streams.read(count) for count in (16, 5, 11, 32)]
-    whole = ot.ColumnStreams(keys, session=5).read(64)
+    whole = ColumnStreams(keys, session=5).read(64)
     assert np.array_equal(np.concatenate(parts, axis=1), whole)
-    pieces = [ot.ColumnStreams(keys, session=session).read(64) for session in (0, 1, 2**31, 2**32 - 1)] + [whole]
+    pieces = [ColumnStreams(keys, session=session).read(64) for session in (0, 1, 2**31, 2**32 - 1)] + [whole]
     blocks = [part[i, j : j + 16].tobytes() for part in pieces for i in range(128) for j in range(0, 64, 16)]
     assert len(set(blocks)) == len(blocks)
 
@@ -102,9 +103,9 @@ def test_extension_gives_keys_that_differ_by_the_choice(entries: int, rows: int)
     chosen = rng.integers(0, 2, 128, dtype=np.uint8)
     indices = rng.integers(0, entries, rows)
     own, sent = ot.extend_choices(
-        ot.ColumnStreams(pairs[0], session=1), ot.ColumnStreams(pairs[1], session=1), ot.choice_bits(indices, shape)
+        ColumnStreams(pairs[0], session=1), ColumnStreams(pairs[1], session=1), ot.choice_bits(indices, shape)
     )
-    mine = ot.ColumnStreams(pairs[chosen, np.arange(128)], session=1)
+    mine = ColumnStreams(pairs[chosen, np.arange(128)], session=1)
     assert sent.shape == (128, shape.column_bytes(rows))
     q = ot.row_keys(ot.extend_tables(mine, chosen, sent), shape, rows)
     t = ot.row_keys(own, shape, rows)
@@ -228,4 +229,4 @@ def test_sessions_and_rows_have_bounds() -> None:
 
 
 def test_streams_print_no_secret() -> None:
-    assert repr(ot.ColumnStreams(np.zeros((128, 16), dtype=np.uint8), session=1)) == "ColumnStreams(<secret>)"
+    assert repr(ColumnStreams(np.zeros((128, 16), dtype=np.uint8), session=1)) == "ColumnStreams(<secret>)"

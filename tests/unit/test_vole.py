@@ -11,9 +11,9 @@ from gmpy2 import invert
 
 from audit.aligning import BASE_TRANSFERS, COORDINATES
 from node.crypto import base_ot, code, vole
+from node.crypto.bit_columns import transpose_bits, transpose_rows
 from node.crypto.curve import J, P, Point, encode_to_curve
 from node.crypto.drbg import Drbg
-from node.crypto.ot import transpose_bits, transpose_rows
 from node.errors import PeerError
 from node.protocols.psi_items import ValueProducts, code_words, compressed
 
