@@ -24,7 +24,6 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
-import gmpy2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,8 +35,8 @@ from node.limits import Limits
 from node.protocols.batches import receive_ring, receive_values, send_ring, send_values
 from node.protocols.channel import Channel, Progress, silent
 from node.protocols.inner_products import inner_products
-from node.protocols.lookup import IndexHolder, fetch_entries, serve_tables
 from node.protocols.preparation import prepare, with_intercept
+from node.protocols.residuals import first_residuals, looked_up_residuals, mask_residuals
 from node.protocols.rings import (
     column_sums,
     lift,
@@ -56,21 +55,16 @@ from node.protocols.scales import (
     OPENED_WEIGHT_SCALE,
     PENALTY_SCALE,
     PENALTY_WEIGHT_SCALE,
-    RESIDUAL_SCALE,
     SHORT_BITS,
     WORD_BYTES,
     product_bits,
     weight_scale,
 )
-from node.protocols.training import Prepared, RoundShares, TrainingPlan, operands_under, parse_base_rate, weights
+from node.protocols.training import Prepared, RoundShares, TrainingPlan, operands_under, weights
 from protos import peer_pb2 as pb
 
-__all__ = ["check_range", "finish", "prepare", "run_round", "sigmoid_table"]
+__all__ = ["check_range", "finish", "prepare", "run_round"]
 
-_TABLE_BITS = 12
-"""The sigmoid is tabulated at 4,096 points of the range; the label holder's share picks the point, the feature holder's the
-window.
-"""
 _COEFFICIENT_MIN = 2.0**-20
 _WEIGHT_MAX = 1 << 12
 """Largest opened weight on standardised columns: what is computed with weights later stays in machine words below it."""
@@ -117,10 +111,10 @@ def run_round(
     own_matrix = with_intercept(matrix) if plan.holds_label else matrix
     own_weights, peer_weights = weights(plan, prepared, earlier, coefficients)
     if round == 1:
-        residuals = _first_residuals(ch, plan, prepared, label, slot, limits)
+        residuals = first_residuals(ch, plan, prepared, label, slot, limits)
     else:
         z = _scores(ch, plan, prepared, own_matrix, own_weights, peer_weights, slot, lookup_range, limits)
-        residuals = _residuals(ch, plan, prepared, z, label, slot, lookup_range, limits, progress)
+        residuals = looked_up_residuals(ch, plan, prepared, z, label, slot, lookup_range, limits, progress)
     own_gradient, peer_gradient = _gradient(
         ch, plan, prepared, own_matrix, residuals, own_weights, peer_weights, round > 1, slot, limits
     )
@@ -218,101 +212,6 @@ def _scores(
     return (local + prepared.score_v[slot - 1] + prepared.score_u[slot - 1]) & word_mask(k)
 
 
-def sigmoid_table(lookup_range: float, entries: int) -> NDArray[np.int64]:
-    """sigmoid over [-range, range) at 4,096 midpoints, at RESIDUAL_SCALE, in the order of an unsigned index.
-
-    The index loses the low part of the feature holder's share: a uniform error of one window h = 2 range / entries, which
-    on average smooths the sigmoid by h^2/24 of its second derivative.  That term is taken off, so what the lookup gives in
-    expectation is the sigmoid up to order h^4. Where windows are so wide that taking it off would leave [0, 1], the entry stays at
-    the border: a residual is hidden only while it is one.  MPFR rounds correctly, so the table is the same on every machine.
-    """
-    points = 1 << _TABLE_BITS
-    table = []
-    with gmpy2.context(precision=96):
-        step = gmpy2.mpfr(lookup_range) * 2 / points
-        smoothing = (gmpy2.mpfr(lookup_range) * 2 / entries) ** 2 / 24
-        for i in range(points):
-            x = step * ((i if i < points // 2 else i - points) + gmpy2.mpfr("0.5"))
-            s = 1 / (1 + gmpy2.exp(-x))
-            table.append(int(gmpy2.rint((s - smoothing * s * (1 - s) * (1 - 2 * s)) * (1 << RESIDUAL_SCALE))))
-    return np.clip(np.array(table, dtype=np.int64), 0, 1 << RESIDUAL_SCALE)
-
-
-def _first_residuals(
-    ch: Channel, plan: TrainingPlan, prepared: Prepared, label: NDArray[np.int8] | None, slot: int, limits: Limits
-) -> NDArray[np.int64]:
-    """Shares of e = base rate - y."""
-    if plan.holds_label:
-        r = prepared.residual_masks[slot].astype(np.int64)
-        start = round(parse_base_rate(prepared.base_rate) * (1 << RESIDUAL_SCALE))
-        entries = start - (_labels(plan, label) << RESIDUAL_SCALE) - r
-        send_values(ch, pb.FirstResiduals, entries.astype("<i8").tobytes(), width=8, batch=limits.vector_batch)
-        return r
-    data = receive_values(ch, pb.FirstResiduals, count=plan.rows, width=8, batch=limits.vector_batch)
-    return np.frombuffer(data, dtype="<i8").astype(np.int64)
-
-
-def _labels(plan: TrainingPlan, label: NDArray[np.int8] | None) -> NDArray[np.int64]:
-    if label is None or len(label) != plan.rows:
-        raise UsageError(
-            "training.label_missing", "The label holder's label is missing or of another length than the training rows."
-        )
-    return label.astype(np.int64)
-
-
-def _residuals(
-    ch: Channel,
-    plan: TrainingPlan,
-    prepared: Prepared,
-    z: NDArray[np.uint64],
-    label: NDArray[np.int8] | None,
-    slot: int,
-    lookup_range: float,
-    limits: Limits,
-    progress: Progress,
-) -> NDArray[np.int64]:
-    """Shares of e = sigmoid(z) - y by one lookup a row: r at the label holder, e - r at the feature holder."""
-    k, entries = prepared.score_bits, plan.lookup_entries
-    window = np.uint64(k - (entries.bit_length() - 1))
-    if isinstance(prepared.lookup, IndexHolder):
-        fetched = fetch_entries(
-            ch,
-            prepared.lookup,
-            session=slot,
-            indices=(z >> window).astype(np.int64),
-            entries=entries,
-            width=8,
-            message=pb.LookupTables,
-            limits=limits,
-            progress=progress,
-        )
-        return fetched.astype(np.uint64).view(np.int64)
-    table = sigmoid_table(lookup_range, entries)
-    y, r = _labels(plan, label) << RESIDUAL_SCALE, prepared.residual_masks[slot].astype(np.int64)
-    # The feature holder's share is known up to its window: the middle of the window stands for it.
-    middles = (np.arange(entries, dtype=np.uint64) << window) + (np.uint64(1) << (window - np.uint64(1)))
-    drop = np.uint64(k - _TABLE_BITS)
-
-    def tables(first: int, count: int) -> NDArray[np.uint64]:
-        part = slice(first, first + count)
-        index = ((z[part, None] + middles) & word_mask(k)) >> drop
-        return (table[index.astype(np.int64)] - (y[part] + r[part])[:, None]).view(np.uint64)
-
-    serve_tables(
-        ch,
-        prepared.lookup,
-        session=slot,
-        rows=plan.rows,
-        entries=entries,
-        width=8,
-        tables=tables,
-        message=pb.LookupTables,
-        limits=limits,
-        progress=progress,
-    )
-    return r
-
-
 def _gradient(
     ch: Channel,
     plan: TrainingPlan,
@@ -347,14 +246,6 @@ def _gradient(
             penalty[0] = 0
         result.append(reduce([a + b for a, b in zip(shares, penalty, strict=True)], SHORT_BITS))
     return result[0], result[1]
-
-
-def mask_residuals(shares: NDArray[np.int64], masks: NDArray[np.uint64]) -> bytes:
-    """m - (e - r), little-endian words: shares e - r in (-2**63, 0] and masks m below 2**63, so no word wraps.
-
-    To the label holder, who knows r, this is m - e: 63 random bits hide a residual of 17.
-    """
-    return (masks - shares.view(np.uint64)).astype("<u8").tobytes()
 
 
 def _penalty(plan: TrainingPlan, block: list[int]) -> list[int]:

@@ -16,8 +16,8 @@ from node.crypto.paillier_keys import generate_key
 from node.engine import InlineEngine, PoolEngine
 from node.errors import DataError, PeerError, UsageError
 from node.limits import LIMITS, Limits
-from node.protocols.logistic import sigmoid_table
 from node.protocols.preparation import prepare, round_base_rate
+from node.protocols.residuals import sigmoid_table
 from node.protocols.rings import signed
 from node.protocols.scales import DIRECTION_SCALE, SHORT_BITS
 from node.protocols.scoring import evaluate, own_scores

@@ -15,9 +15,9 @@ from sklearn.linear_model import LogisticRegression
 from node.errors import IsthmusError, PeerError, UsageError
 from node.limits import LIMITS
 from node.protocols import logistic
-from node.protocols.logistic import sigmoid_table
 from node.protocols.metrics import metrics
 from node.protocols.preparation import round_base_rate
+from node.protocols.residuals import sigmoid_table
 from node.protocols.scales import (
     ENTRY_BITS,
     RESIDUAL_BITS,

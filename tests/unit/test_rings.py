@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.protocols import rings
-from node.protocols.logistic import mask_residuals
+from node.protocols.residuals import mask_residuals
 from node.protocols.scales import (
     ENTRY_BITS,
     PLAINTEXT_HEADROOM,
