@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import json
-import random
 import shutil
 import subprocess
 import sys
@@ -27,101 +26,25 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
-
 from audit.checkpoint import parse_note
 from audit.identity import load_identity
 from audit.signing import SigningKey
-from audit.spec import JobSpec
 from coordinator.cli import main as coordinator_command
 from coordinator.client import connect
 from coordinator.config import load_config as load_coordinator
 from coordinator.demo import parties
-from coordinator.demo.datasets import DemoData, UserFiles, open_user_files
+from coordinator.demo.datasets import DemoData
 from coordinator.server import Server
-from coordinator.submit import build_spec
 from node.cli import main as node_command
 from node.config import load_config as load_node
 from node.runtime.serve import serve
 from node.transport.channel import GrpcChannel
+from tests.asks import KEYS, Ask, data_for, spec_for
 
 NODES = ("bank", "platform")
 PARTIES = (*NODES, "coordinator")
-SHARED = 170
 ENDED = ("finished", "failed", "cancelled", "rejected")
 _SECONDS = 90.0
-
-
-@dataclass(frozen=True)
-class Ask:
-    """One job.
-
-    Attributes:
-        ending: "run" to its end; "reject" by the platform; "cancel" before anyone approved; "stop" the platform's node in the
-            first message of ``stop_at`` and start it again, so that the step is restarted, ``stops`` times; "kill" its process
-            there.
-        reachable: the nodes that listen; none: everything takes the relay.
-        method: how customers are matched.
-        minimum: shared customers asked for; above SHARED the alignment fails.
-        publisher: whose set is published as a filter, kept from job to job; by default the alignment is the curve's.
-        train_rows: rows to train on at most; 0 for all.
-    """
-
-    label_holder: str = "bank"
-    holdout: str = "0.3"
-    key_bits: int = 512
-    rounds: int = 2
-    minimum: int = 100
-    train_rows: int = 0
-    to_feature_holder: bool = True
-    to_coordinator: bool = True
-    ending: str = "run"
-    stop_at: str = "MaskedGradients"
-    stops: int = 1
-    numbers_only: bool = False
-    reachable: tuple[str, ...] = ("platform",)
-    method: str = "auto"
-    publisher: str = ""
-    keys: tuple[str, ...] = ()
-    """The keys of :data:`KEYS` that customers are found by, in this order; the world offers them where its first job has some."""
-    count: str = ""
-    """A count with this learner, instead of a training."""
-    step: int = 10
-
-
-KEYS = {"phone": "phone-e164:DE", "email": "email"}
-"""Both sides' customers may lack either, and customers 1 and 2 have swapped their e-mail addresses at the bank."""
-PLAIN = Ask(method="ot")
-"""Bank holds the label; customers are matched by oblivious transfer; categories become one-hot columns; aggregates go to both."""
-PLATFORM = Ask(label_holder="platform", holdout="0", key_bits=768, to_feature_holder=False, to_coordinator=False)
-"""The platform holds the label, no evaluation, other layouts."""
-LONG = Ask(rounds=7, to_feature_holder=False, numbers_only=True)
-"""Masks of more than one group in every layout; aggregates go to the coordinator alone."""
-QUIET = Ask(to_coordinator=False, train_rows=100)
-"""Aggregates go to the feature holder alone; trained on a sample of some 120 rows."""
-REJECTED = Ask(ending="reject")
-CANCELLED = Ask(ending="cancel")
-TOO_FEW = Ask(minimum=SHARED + 1, method="ot")
-"""The alignment runs and fails at its end: fewer shared customers than the job asks for."""
-RESTARTED = Ask(ending="stop")
-"""The platform's node is stopped within a round and started again: the step is repeated as the next attempt."""
-KILLED = Ask(ending="kill", stop_at="DotOperands")
-"""The platform's node is a process of its own, killed within a round: nothing of the attempt's end is in its log."""
-REPREPARED = Ask(ending="stop", stop_at="MaskedWeights", stops=3, holdout="0")
-"""Stopped so often in its second round that no mask is left, and prepared a second time."""
-REPREPARED_LATE = Ask(ending="stop", stop_at="FirstResiduals", stops=2, rounds=2, holdout="0")
-"""Stopped twice in its first round, so that the second finds no mask and is prepared for."""
-FILTERED = Ask(publisher="feature_holder", rounds=1, holdout="0")
-"""Aligned by a published filter; the second such job is aligned by the first one's."""
-FILTERED_FEW = Ask(publisher="feature_holder", rounds=1, holdout="0", minimum=SHARED + 1)
-SEVERAL_FILTERED = (FILTERED, FILTERED_FEW, FILTERED)
-"""Between the same parties: published as a whole, then used, with a failure between."""
-KEYED = Ask(rounds=1, keys=("phone", "email"))
-"""Found by telephone, then by e-mail; the nodes keep what a replay takes."""
-COUNTED = Ask(count="label_holder", minimum=110)
-TOLD_LITTLE = Ask(count="feature_holder", minimum=160, step=20, keys=("email",), to_feature_holder=False)
-"""Counted by e-mail, below the minimum; the coordinator alone is told, and only that."""
-RESTARTED_EARLY = Ask(ending="stop", stop_at="RowProducts", to_coordinator=False)
 
 
 @dataclass(frozen=True)
@@ -178,7 +101,7 @@ class World:
     def begin(self, ask: Ask) -> str:
         """Submit a job and approve it at both nodes; its identity."""
         with connect(self.config) as operator:
-            job = operator.submit(_spec(ask, self.data, self.config).canonical())
+            job = operator.submit(spec_for(ask, self.data, self.config).canonical())
         for name in NODES:
             for _ in until(f"{name} was not offered the job"):
                 if _offered(self.layout.log(name), job):
@@ -197,7 +120,7 @@ class World:
 @contextmanager
 def world(folder: Path, ask: Ask, *, rounds: int = 2) -> Iterator[World]:
     """The three parties, serving, with data that suit ``ask``."""
-    data = _data(folder, ask)
+    data = data_for(ask, folder)
     (folder / "parties").mkdir()
     with mock.patch.object(parties, "run_command", _command), redirect_stdout(StringIO()):
         layout = parties.lay_out(
@@ -264,41 +187,6 @@ def _offer_more(layout: parties.Layout, name: str, ask: Ask) -> None:
         parties._edit(layout.config(name), node)
 
 
-def contact(side: str, number: int) -> tuple[str, str]:
-    """Telephone number and e-mail address of a customer as one side has them; empty where it has none."""
-    phone = f"+49 30 {100000 + number}" if side == "bank" else f"030/{100000 + number}"
-    swapped = {1: 2, 2: 1}.get(number, number) if side == "bank" else number
-    email = f"A{swapped}@example.org" if side == "bank" else f"a{swapped}@EXAMPLE.org"
-    lacks = (number % 5 == 0, number % 7 == 0) if side == "bank" else (number % 4 == 0, number % 6 == 0)
-    return "" if lacks[0] else phone, "" if lacks[1] else email
-
-
-def _data(folder: Path, ask: Ask) -> DemoData:
-    rng = random.Random(5)
-    hidden = [rng.gauss(0, 1) for _ in range(SHARED)]
-    late = [int(rng.random() < 1 / (1 + np.exp(1 - 1.5 * value))) for value in hidden]
-    label = [f",{value}" for value in late] + [f",{i % 2}" for i in range(40)]
-    mine, its = ask.label_holder == "bank", ask.label_holder == "platform"
-    bank = ["id,limit,age,region" + (",late" if mine else "")]
-    shop = ["user,spend,visits" + (",late" if its else "")]
-    for i in range(SHARED + 40):
-        value = hidden[i] if i < SHARED else rng.gauss(0, 1)
-        region = "x" if ask.numbers_only else ("east", "north", "south")[i % 3]
-        where = i if ask.numbers_only else region
-        bank.append(f"C{i:04d},{1000 + 100 * rng.gauss(0, 1):.2f},{rng.randint(18, 80)},{where}{label[i] if mine else ''}")
-        who = f"c{i:04d}" if i < SHARED else f"d{i:04d}"
-        shop.append(f"{who},{200 * abs(value):.2f},{value + rng.gauss(0, 1):.3f}{label[i] if its else ''}")
-    if ask.keys:
-        for side, lines in (("bank", bank), ("platform", shop)):
-            lines[0] += ",phone,email"
-            for i in range(SHARED + 40):
-                lines[i + 1] += ",".join(("", *contact(side, i if i < SHARED or side == "bank" else 1000 + i)))
-    (folder / "cards.csv").write_text("\n".join(bank) + "\n")
-    (folder / "shoppers.csv").write_text("\n".join(shop) + "\n")
-    files = UserFiles(bank=folder / "cards.csv", bank_id="id", platform=folder / "shoppers.csv", platform_id="user", label="late")
-    return open_user_files(files, label_holder=ask.label_holder, normalise="casefold", minimum=100)  # type: ignore[arg-type]
-
-
 class _Node:
     """A serving node that can be stopped and started again."""
 
@@ -327,33 +215,8 @@ class _Node:
         assert not self._thread.is_alive()
 
 
-def _spec(ask: Ask, data: DemoData, config: Any) -> JobSpec:
-    document = parties.job_document(
-        data, rounds=ask.rounds, l2="0.001", holdout=ask.holdout, key_bits=ask.key_bits, train_rows=ask.train_rows
-    )
-    document["align"] |= {"minimum": ask.minimum, "method": ask.method}
-    if ask.keys:
-        document["align"] = {"minimum": ask.minimum, "keys": [{"name": key, "normalise": KEYS[key]} for key in ask.keys]}
-    if ask.publisher:
-        document["align"] |= {"method": "filter", "publisher": ask.publisher}
-    for side in ("label_holder", "feature_holder"):
-        named = document[side]["features"]
-        document[side]["features"] = [] if ask.count else [name for name in named if name not in KEYS]
-    if ask.count:
-        told = {"tell_partner": ask.to_feature_holder, "tell_coordinator": ask.to_coordinator}
-        document = {key: document[key] for key in ("title", "label_holder", "feature_holder", "align")}
-        document |= {"kind": "count", "count": {"learner": ask.count, "step": ask.step, **told}}
-        return build_spec(document, coordinator="coordinator", partners=config.partners())
-    document["model"]["tolerance"] = "0.000000001"
-    document["disclose"] = {
-        "aggregates_to_feature_holder": ask.to_feature_holder,
-        "aggregates_to_coordinator": ask.to_coordinator,
-    }
-    return build_spec(document, coordinator="coordinator", partners=config.partners())
-
-
 def _run(ask: Ask, data: DemoData, layout: parties.Layout, config: Any, running: dict[str, _Node]) -> tuple[str, str]:
-    spec = _spec(ask, data, config)
+    spec = spec_for(ask, data, config)
     with (
         connect(config) as operator,
         _stopping(ask, running["platform"]),

@@ -15,8 +15,9 @@ from audit.checkpoint import Checkpoint, origin_of, sign_checkpoint
 from audit.ledger import LogRejected
 from audit.merkle import Frontier
 from audit.verify import VerifiedLogs, verify_logs
-from tests import joint as made
-from tests.joint import SHARED, Joint, joint
+from tests import asks as made
+from tests.asks import SHARED
+from tests.joint import NODES, Joint, joint
 from tests.rechain import rechain
 from tests.tampering.corpus import policy_text, story_of
 from tests.tampering.story import Story
@@ -73,9 +74,9 @@ def test_nothing_is_lost_when_messages_are_read_again() -> None:
 
 def test_logs_of_any_two_parties_are_incomplete_at_most() -> None:
     jobs = joint(made.PLAIN)
-    nodes = [jobs.folders[name] for name in made.NODES]
+    nodes = [jobs.folders[name] for name in NODES]
     assert verify_logs(nodes, partners=jobs.partners).exit_status == 0
-    for name in made.NODES:
+    for name in NODES:
         assert verify_logs([jobs.folders[name], jobs.folders["coordinator"]], partners=jobs.partners).exit_status == 2
     assert verify_logs([jobs.folders["coordinator"]], partners=jobs.partners).exit_status in (0, 2)
 
@@ -91,9 +92,7 @@ def test_the_facts_of_a_finished_job() -> None:
     assert (fact.key_bits, fact.rounds_done, fact.lookup_entries) == (512, 2, 256)
     assert [len(row) for row in fact.inner_products] == [1, 2]
     assert fact.small_keys == ("bank", "platform")
-    assert {(item.party, item.decision, item.by) for item in fact.approvals} == {
-        (name, "approve", "a person") for name in made.NODES
-    }
+    assert {(item.party, item.decision, item.by) for item in fact.approvals} == {(name, "approve", "a person") for name in NODES}
     assert [(step.step, step.round) for step in fact.timeline if step.node == "bank"] == [
         ("align", 0), ("prepare", 0), ("round", 1), ("round", 2), ("finish", 0), ("evaluate", 0),
     ]  # fmt: skip

@@ -13,7 +13,8 @@ from audit.cosignature import verify_cosignature
 from audit.ledger import LogRejected
 from audit.record import read_lines
 from audit.verify import verify_logs
-from tests.joint import PARTIES, PLAIN, Ask, joint, world
+from tests.asks import PLAIN, Ask
+from tests.joint import PARTIES, joint, world
 
 pytestmark = pytest.mark.timed
 

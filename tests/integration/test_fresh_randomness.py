@@ -14,7 +14,8 @@ from unittest import mock
 from node.crypto.drbg import Drbg, Stream
 from node.protocols import logistic
 from node.protocols.lookup import IndexHolder, TableHolder
-from tests.joint import REPREPARED, world
+from tests.asks import REPREPARED
+from tests.joint import world
 
 Used = Counter[tuple[str, str]]
 

@@ -17,7 +17,8 @@ from node.identity import own_identity
 from node.runtime.files import JobFiles
 from node.runtime.members import write_csv
 from node.runtime.store import Store
-from tests.joint import COUNTED, KEYED, NODES, PARTIES, SHARED, TOLD_LITTLE, Joint, contact, joint
+from tests.asks import COUNTED, KEYED, SHARED, TOLD_LITTLE, contact
+from tests.joint import NODES, PARTIES, Joint, joint
 from tests.replay_world import replay
 from tests.tampering.corpus import story_of
 from tests.tampering.sharing import COUNT_KINDS, JOIN_KINDS, QUIET_KINDS, SharingKind

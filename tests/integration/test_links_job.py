@@ -18,8 +18,9 @@ from node.runtime import serve
 from node.runtime.execution import WAITING
 from node.transport.channel import GrpcChannel
 from node.transport.client import dial
+from tests.asks import Ask
 from tests.cutter import Cutter
-from tests.joint import NODES, PARTIES, Ask, world
+from tests.joint import NODES, PARTIES, world
 
 pytestmark = pytest.mark.timed
 

@@ -9,7 +9,8 @@ import pytest
 
 from audit.record import LOG_FILE
 from coordinator.client import connect
-from tests.joint import ENDED, NODES, Ask, World, until, world
+from tests.asks import Ask
+from tests.joint import ENDED, NODES, World, until, world
 
 ASK = Ask(rounds=3, holdout="0", to_feature_holder=False, to_coordinator=False)
 

@@ -14,7 +14,8 @@ from audit.verify import verify_logs
 from coordinator.client import connect
 from coordinator.views import as_json
 from node.config import load_config
-from tests.joint import PARTIES, PLAIN, PLATFORM, Ask, World, joint, world
+from tests.asks import PLAIN, PLATFORM, Ask
+from tests.joint import PARTIES, World, joint, world
 
 APART = replace(PLAIN, reachable=())
 RESTARTED_APART = replace(PLAIN, ending="stop", reachable=())

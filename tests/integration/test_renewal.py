@@ -24,7 +24,8 @@ from coordinator.client import connect
 from node.cli import main as node_command
 from node.transport.channel import GrpcChannel
 from protos import tls
-from tests.joint import ENDED, PARTIES, Ask, World, until, world
+from tests.asks import Ask
+from tests.joint import ENDED, PARTIES, World, until, world
 
 HELD_AT = "MaskedGradients"
 RENEWED = ("bank", "coordinator")

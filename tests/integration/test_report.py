@@ -12,7 +12,8 @@ from audit.report import Page, make_page
 from audit.report_html import render
 from audit.report_jobs import JobPage
 from audit.verify import VerifiedLogs, verify_logs
-from tests.joint import CANCELLED, PARTIES, PLAIN, RESTARTED, TOO_FEW, Joint, joint
+from tests.asks import CANCELLED, PLAIN, RESTARTED, TOO_FEW
+from tests.joint import PARTIES, Joint, joint
 from tests.unit.test_audit_report import Parsed
 
 ASKS = (PLAIN, CANCELLED, TOO_FEW, RESTARTED)

@@ -27,6 +27,7 @@ from coordinator.config import load_config
 from coordinator.demo import parties
 from coordinator.submit import build_spec
 from tests import joint, postgres
+from tests.asks import Ask, data_for
 from tests.coordinator_world import World, poll, report
 from tests.nodes import free_port
 
@@ -106,8 +107,8 @@ def second(config: Path, *, store: str, listen: str = "") -> Path:
 
 
 def test_a_killed_leader_is_followed_within_a_real_job(tmp_path: Path) -> None:
-    ask = joint.Ask(rounds=2)
-    data = joint._data(tmp_path, ask)
+    ask = Ask(rounds=2)
+    data = data_for(ask, tmp_path)
     (tmp_path / "parties").mkdir()
     with mock.patch.object(parties, "run_command", joint._command), redirect_stdout(StringIO()):
         layout = parties.lay_out(tmp_path / "parties", data, rounds=ask.rounds, workers=1, small_keys=True)
@@ -116,7 +117,7 @@ def test_a_killed_leader_is_followed_within_a_real_job(tmp_path: Path) -> None:
     with coordinators(config, standby) as (first, follower):
         nodes = {name: joint._Node(layout.config(name)) for name in joint.NODES}
         try:
-            job, took = _kill_within(joint.Ask(), data, layout, config, first, follower)
+            job, took = _kill_within(Ask(), data, layout, config, first, follower)
             deadline = time.monotonic() + SECONDS
             with connect(load_config(standby)) as operator:
                 while (view := operator.show(job)).state not in joint.ENDED and time.monotonic() < deadline:

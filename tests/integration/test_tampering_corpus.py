@@ -12,21 +12,8 @@ import pytest
 
 from audit.ledger import LogRejected
 from audit.verify import verify_logs
-from tests.joint import (
-    CANCELLED,
-    LONG,
-    PARTIES,
-    PLAIN,
-    PLATFORM,
-    QUIET,
-    REJECTED,
-    RESTARTED,
-    RESTARTED_EARLY,
-    TOO_FEW,
-    Ask,
-    Joint,
-    joint,
-)
+from tests.asks import CANCELLED, LONG, PLAIN, PLATFORM, QUIET, REJECTED, RESTARTED, RESTARTED_EARLY, TOO_FEW, Ask
+from tests.joint import PARTIES, Joint, joint
 from tests.tampering.corpus import policy_text, story_of, suited
 from tests.tampering.kinds import KINDS, Kind
 from tests.tampering.story import Story

@@ -12,10 +12,11 @@ import pytest
 
 from audit.errors import PeerError
 from node.transport.channel import MESSAGE_TYPES
+from tests.asks import PLAIN
 from tests.fuzz import bounded
 from tests.fuzz.machines import seeds
 from tests.fuzz.targets import BY_NAME, TARGETS, VECTORS, Target
-from tests.joint import PLAIN, joint
+from tests.joint import joint
 
 SLOW = ("prepare-l", "prepare-f", "round-two-l", "evaluate-l", "evaluate-f")
 """Whose inputs take tens of milliseconds each."""

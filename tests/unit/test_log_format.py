@@ -28,7 +28,8 @@ from node.data import commitment
 from node.runtime.seeds import Seed
 from protos import control_pb2
 from tests import second_verifier
-from tests.joint import CANCELLED, PARTIES, PLAIN, PLATFORM, REJECTED, RESTARTED, SEVERAL_FILTERED, TOO_FEW, Ask, Joint, joint
+from tests.asks import CANCELLED, PLAIN, PLATFORM, REJECTED, RESTARTED, SEVERAL_FILTERED, TOO_FEW, Ask
+from tests.joint import PARTIES, Joint, joint
 from tests.second_verifier import Bad, canonical, field, key_id, read, root, sha, signed, transcript, verify
 
 ROOT = Path(__file__).resolve().parents[2]
