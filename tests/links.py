@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import grpc
 
-from audit.identity import Identity
+from audit.identity import Identity, create_identity
 from audit.partner import partner_of
 from node.errors import IsthmusError
 from node.limits import Limits
@@ -37,6 +39,11 @@ TIMES = Timeouts(
 def opening(name: str, **changes: Any) -> peer_pb2.Open:
     fields = {"protocol": PROTOCOL_VERSION, "party": name, "job": JOB, "step": "align", "attempt": 0, "round": 0}
     return peer_pb2.Open(**(fields | changes))
+
+
+def link_identities(folder: Path) -> dict[str, Identity]:
+    """The two ends, and another partner of the bank's."""
+    return {name: create_identity(folder / name, name=name, role="bank") for name in ("bank", "platform", "other")}
 
 
 class Half:
@@ -112,6 +119,20 @@ class Ends:
 
     def raw(self, first: peer_pb2.Open | None = None, *frames: Frame, name: str = "platform", after: str = "open") -> Raw:
         return Raw(self, self.known[name], first or opening(name, session=TOKEN), frames, after)
+
+
+@contextmanager
+def making_ends(known: dict[str, Identity]) -> Iterator[Callable[..., Ends]]:
+    """A function that makes :class:`Ends` with whatever options it is given; all are closed at the end."""
+    made: list[Ends] = []
+
+    def make(**options: Any) -> Ends:
+        made.append(Ends(known, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
 
 
 class Raw:
