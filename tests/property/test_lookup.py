@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from node.limits import LIMITS
 from node.protocols.lookup import fetch_entries, serve_tables
 from protos.peer_pb2 import LookupTables
+from tests.lookups import holders
 from tests.pair import run_pair
-from tests.unit.test_lookup import holders
 
 
 @settings(max_examples=150, deadline=None)

@@ -314,7 +314,7 @@ def test_messages_that_announce_more_than_they_hold_or_say_it_twice(kind: Any, p
 ELSEWHERE: dict[str, tuple[str, str]] = {
     "an element repeated": ("unit/test_psi.py", "psi.repeated_element"),
     "a lookup's counts and lengths": ("unit/test_lookup.py", "lookup.wrong_"),
-    "a reply of the base transfers out of range": ("unit/test_lookup.py", "ot.bad_reply"),
+    "a reply of the base transfers out of range": ("unit/test_lookup_base_transfers.py", "ot.bad_reply"),
     "figures that differ": ("unit/test_logistic.py", "training.rows_differ"),
     "another directive": ("unit/test_logistic.py", "training.directives_differ"),
     "a base rate that is none": ("unit/test_logistic.py", "training.base_rate"),
