@@ -19,8 +19,10 @@ from audit.record import LogWriter
 from audit.spec import JobSpec
 from node.config import NodeConfig, load_config
 from node.engine import InlineEngine
+from node.errors import IsthmusError
 from node.policy import load_policy
 from node.runtime.jobs import Jobs, NodeParts
+from node.runtime.journal import StepLabels
 from node.runtime.listener import peer_server
 from node.runtime.serve import PeerLinks
 from node.runtime.store import Store
@@ -40,6 +42,20 @@ minimum_intersection = 10
 [disclose]
 aggregates_to_feature_holder = true
 aggregates_to_coordinator = true
+"""
+
+CARDS = """
+[[dataset]]
+name = "cards"
+source = "csv"
+path = "cards.csv"
+identifier = "id"
+[dataset.columns.a]
+kind = "number"
+[dataset.columns.b]
+kind = "number"
+[dataset.columns.y]
+kind = "label"
 """
 
 
@@ -164,3 +180,36 @@ def node(
             served[0].stop(None).wait()
         log.close()
         store.close()
+
+
+def offer(one: TestNode, spec: JobSpec) -> str:
+    """Have a job offered to a node; its identity."""
+    job = spec.identity()
+    one.jobs.handle(control_pb2.Directive(offer=control_pb2.Offer(job=job, spec=spec.canonical().decode())))
+    return job
+
+
+def approved(one: TestNode, known: dict[str, Identity], spec: JobSpec) -> str:
+    """Have a job offered, approved by a person and signed by both sides; its identity."""
+    job = offer(one, spec)
+    one.store.request(job, decision="approve", by="Ana")
+    one.jobs.poll()
+    one.jobs.approvals(approvals_of(spec, known))
+    return job
+
+
+def refusal(one: TestNode, labels: StepLabels) -> str:
+    """The code with which a node refuses to begin a step."""
+    try:
+        one.jobs.check_start(labels)
+    except IsthmusError as error:
+        refused = error
+    else:
+        raise AssertionError("the step was not refused")
+    assert refused.message
+    return refused.code
+
+
+def jobs_of(parts: NodeParts, one: TestNode) -> Jobs:
+    """The jobs of a process that starts with ``parts``, heard as the node's first one is."""
+    return Jobs(parts, report=one.heard.report, progress=lambda **_: None, notify=one.heard.lines.append)

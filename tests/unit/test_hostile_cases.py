@@ -331,7 +331,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "a report on another's job": ("integration/test_coordinator_service.py", "control.unknown_job"),
     "an attempt used twice": ("unit/test_node_store.py", "job.attempt_reused"),
     "attempts without end": ("unit/test_steps.py", "job.too_many_attempts"),
-    "offers without end": ("unit/test_steps.py", '"job.too_many"'),
+    "offers without end": ("unit/test_offers.py", '"job.too_many"'),
     "jobs without end": ("integration/test_coordinator_service.py", "coordinator.too_many_jobs"),
     "reports without end": ("integration/test_coordinator_service.py", "control.too_many_reports"),
     "a log line without end": ("unit/test_audit_verify.py", "log.line_too_long"),

@@ -12,8 +12,7 @@ from audit.partner import export_partner
 from node.cli import main
 from node.config import NodeConfig
 from node.runtime.store import Store
-from tests.nodes import identities, spec_of, write_node
-from tests.unit.test_steps import CARDS
+from tests.nodes import CARDS, identities, spec_of, write_node
 
 NOW = "2026-01-01T00:00:00Z"
 
