@@ -20,6 +20,7 @@ from coordinator import jobs, service
 from coordinator.client import connect
 from coordinator.errors import IsthmusError, TransportError, UsageError
 from coordinator.job_log import JobLog
+from coordinator.reports import StepReport
 from coordinator.server import Server
 from protos import control_pb2, control_pb2_grpc, tls
 from tests import postgres
@@ -268,7 +269,7 @@ def test_the_receipt_counts_what_was_told_even_if_a_crash_lost_it(world: World) 
     honest = jobs.report
     crashed = threading.Event()
 
-    def dies(job: jobs.Job, party: str, done: jobs.StepReport) -> jobs.Outcome:
+    def dies(job: jobs.Job, party: str, done: StepReport) -> jobs.Outcome:
         if done.step == "prepare" and not crashed.is_set():
             crashed.set()
             raise SystemError("the process dies here")
