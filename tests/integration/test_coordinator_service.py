@@ -483,7 +483,7 @@ def test_a_step_report_out_of_form_fails_the_job_at_once(world: World) -> None:
 def test_jobs_beyond_the_limit_are_not_taken_in(world: World) -> None:
     world.serve()
     assert world.server is not None
-    world.server.runner._jobs_open = 2
+    world.server.runner._jobs.most = 2
     first = world.submit()
     world.submit()
     with pytest.raises(IsthmusError) as refused:
