@@ -20,8 +20,9 @@ from audit.spec import JobSpec
 from node.config import NodeConfig, load_config
 from node.engine import InlineEngine
 from node.policy import load_policy
-from node.runtime.jobs import Jobs, NodeParts
+from node.runtime.jobs import Jobs
 from node.runtime.listener import peer_server
+from node.runtime.parts import NodeParts
 from node.runtime.serve import PeerLinks
 from node.runtime.store import Store
 from node.transport.options import Timeouts

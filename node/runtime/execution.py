@@ -35,7 +35,7 @@ from operations.logs import Line, fault
 from protos import control_pb2
 
 if TYPE_CHECKING:
-    from node.runtime.jobs import NodeParts
+    from node.runtime.parts import NodeParts
 
 _log = logging.getLogger("isthmus.node.steps")
 

@@ -24,8 +24,9 @@ from node.protocols.metrics import Metrics
 from node.runtime.context import StepContext, StepResult
 from node.runtime.disclosures import Facts, of_step, receipt
 from node.runtime.files import texts_from_arrays, texts_to_arrays
-from node.runtime.jobs import Jobs, NodeParts
+from node.runtime.jobs import Jobs
 from node.runtime.journal import StepLabels
+from node.runtime.parts import NodeParts
 from node.runtime.serve import route
 from node.runtime.step_order import ATTEMPTS_MAX
 from node.runtime.steps import store_result
@@ -68,7 +69,7 @@ def approved(one: TestNode, known: dict[str, Identity], spec: JobSpec) -> str:
     job = offer(one, spec)
     one.store.request(job, decision="approve", by="Ana")
     one.jobs.poll()
-    one.jobs.approvals(approvals_of(spec, known))
+    one.jobs.decisions.approvals(approvals_of(spec, known))
     return job
 
 
@@ -91,17 +92,17 @@ def test_offers_beyond_the_limit_are_not_taken_in(bank: TestNode) -> None:
     )
     specs = [spec_of(nonce=f"{number:032x}") for number in range(3)]
     offers = [control_pb2.Offer(job=spec.identity(), spec=spec.canonical().decode()) for spec in specs]
-    jobs.offer(offers[0])
-    jobs.offer(offers[1])
+    jobs.decisions.offer(offers[0])
+    jobs.decisions.offer(offers[1])
     before = bank.entries()
     with pytest.raises(PolicyError) as refused:
-        jobs.offer(offers[2])
+        jobs.decisions.offer(offers[2])
     assert refused.value.code == "job.too_many"
     assert bank.store.job(offers[2].job) is None
     assert bank.entries() == before
-    jobs.offer(offers[1])  # one that is known is no further one
-    jobs.decide(offers[0].job, decision="reject", by="Ana")
-    jobs.offer(offers[2])
+    jobs.decisions.offer(offers[1])  # one that is known is no further one
+    jobs.decisions.decide(offers[0].job, decision="reject", by="Ana")
+    jobs.decisions.offer(offers[2])
     assert bank.store.job(offers[2].job).state == "waiting"
 
 
@@ -161,7 +162,7 @@ def test_a_step_runs_only_with_both_signatures_over_this_very_hash(bank: TestNod
     bank.store.request(job, decision="approve", by="Ana")
     bank.jobs.poll()
     assert refusal(bank, align) == "job.not_approved"  # the platform has not approved
-    bank.jobs.approvals(approvals_of(spec, known))
+    bank.jobs.decisions.approvals(approvals_of(spec, known))
     assert bank.jobs.check_start(align) == spec
 
 
@@ -184,7 +185,7 @@ def test_a_forged_approval_is_refused(bank: TestNode, known: dict[str, Identity]
     else:
         good.decisions[1].signature = "zz"
     with pytest.raises(IsthmusError) as refused:
-        bank.jobs.approvals(good)
+        bank.jobs.decisions.approvals(good)
     assert refused.value.code in ("job.not_approved", "audit.bad_signature", "approval.other_job")
     assert refusal(bank, StepLabels(job, "align", 0, 0)) == "job.not_approved"
 
@@ -256,7 +257,7 @@ def test_nothing_is_decided_after_the_end(bank: TestNode, known: dict[str, Ident
     bank.store.request(job, decision="approve", by="Ana")
     bank.jobs.handle(control_pb2.Directive(job_end=control_pb2.JobEnd(job=job, outcome="rejected", code="coordinator.rejected")))
     with pytest.raises(UsageError) as caught:
-        bank.jobs.decide(job, decision="approve", by="Ana")
+        bank.jobs.decisions.decide(job, decision="approve", by="Ana")
     assert caught.value.code == "job.ended"
     bank.jobs.poll()
     bank.jobs.handle(control_pb2.Directive(approvals=approvals_of(spec, known)))
