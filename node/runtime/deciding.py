@@ -16,8 +16,8 @@ from collections.abc import Callable
 
 from audit.receipts import approval_statement, parse_approval
 from audit.spec import JobSpec, parse_spec
+from node.admission import Decision, check_spec
 from node.errors import IsthmusError, PolicyError, UsageError, VerificationError
-from node.policy import Decision, check_spec
 from node.runtime.approving import author_of, not_approved
 from node.runtime.counting import check_budget
 from node.runtime.ending import write_end
