@@ -30,7 +30,7 @@ from node.runtime.seeds import Seed, open_seed
 from node.runtime.spill import SpillingScratch
 from node.transport.channel import Wire
 from node.transport.errors import INTERNAL
-from node.transport.session import OnWait, Outage
+from node.transport.outage import OnWait, Outage
 from operations.logs import Line, fault
 from protos import control_pb2
 

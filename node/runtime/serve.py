@@ -45,9 +45,10 @@ from node.transport.channel import PROTOCOL_VERSION, GrpcChannel
 from node.transport.client import dial
 from node.transport.control import ControlClient
 from node.transport.options import TIMEOUTS, Timeouts
+from node.transport.outage import OnWait
 from node.transport.relay import meet
 from node.transport.servicer import accept
-from node.transport.session import OnWait, Session
+from node.transport.session import Session
 from node.transport.switchboard import Switchboard
 from operations.logs import fault
 from protos import peer_pb2

@@ -17,7 +17,7 @@ import pytest
 from audit.identity import Identity, create_identity
 from node.errors import IsthmusError, PeerError
 from node.transport.channel import GrpcChannel
-from node.transport.session import Outage
+from node.transport.outage import Outage
 from node.transport.switchboard import Switchboard
 from protos.peer_pb2 import Ack, Data, DoublyMasked, Fin, Frame, MaskedPoints, PsiStart
 from tests.cutter import Cutter
