@@ -4,8 +4,8 @@
     person       asks at the command line; the serving node acts on it (``poll``)   -> Decision: signed, logged, stored, sent
     Approvals    both parties' decisions, kept only if every signature holds
 
-A decision is in the log before it is in the database, and only the first one counts.  An approval draws the job's seed, and commits
-to it in the log, before it is signed.
+A decision is in the log before it is in the database, and only the first one counts.  Before an approval is logged, the job's seed
+is drawn and the log holds the commitment to it.
 """
 
 from __future__ import annotations

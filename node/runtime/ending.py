@@ -1,6 +1,6 @@
 """The end of a job on this node: disclosure receipt and last entry in the log, then the move in the database, then what is kept.
 
-In this order a crash repeats what was not finished, and no job that ran is at its end without its receipt.
+In this order a crash repeats what was not finished, and no job is at its end without the receipt of what crossed.
 """
 
 from __future__ import annotations
