@@ -15,7 +15,7 @@ import rfc8785
 from google.protobuf.message import Message
 
 from coordinator.errors import PeerError
-from coordinator.jobs import Gain, Metrics, StepReport
+from coordinator.reports import Gain, Metrics, StepReport
 from protos import control_pb2
 
 REPORT_BYTES_MAX = 64 * 2**10

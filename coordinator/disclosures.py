@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from coordinator.jobs import Job, Metrics, StepReport
+from coordinator.jobs import Job
+from coordinator.reports import Metrics, StepReport
 
 SIZES = "protocols.md: sizes"
 BASE_RATE = "protocols.md: base rate"

@@ -6,8 +6,9 @@ import secrets
 
 from audit.record import Json, LogWriter
 from coordinator import disclosures
-from coordinator.jobs import Job, Order, SendStep, StepReport
+from coordinator.jobs import Job, Order, SendStep
 from coordinator.logged import Logged
+from coordinator.reports import StepReport
 from coordinator.standing import outward
 
 

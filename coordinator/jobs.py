@@ -8,7 +8,7 @@ what happened and only then sends them.
         |                   +--a count--> count --> finished
         +--one rejects--> rejected         any open state --cancel--> cancelled         approved and every step --fault--> failed
 
-A step is done when both nodes reported the same: the same transcript, the same inner products to the last bit, the same
+A step is done when both nodes reported the same (``coordinator.reports``): transcript, inner products to the last bit,
 intersection and base rate.  ``attempt`` counts restarts over the whole job and never goes down, so no attempt of any step repeats
 another's random streams.  A round takes prepared masks, and fresh ones when it starts again; when none are left, `prepare` runs
 once more before it.
@@ -16,7 +16,6 @@ once more before it.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -24,9 +23,10 @@ from types import MappingProxyType
 from typing import Literal
 
 from audit.layout import SPARE_SLOTS
-from audit.spec import JobSpec, Model
+from audit.spec import JobSpec
 from coordinator.errors import PeerError, UsageError
 from coordinator.optimizer import Lookup, Next, first_range, plan_next
+from coordinator.reports import Metrics, StepReport, check_agreement, check_alone
 
 State = Literal[
     "submitted", "approved", "align", "count", "prepare", "round", "finish", "evaluate", "finished", "failed", "cancelled",
@@ -52,49 +52,6 @@ TRANSITIONS: Mapping[State, Mapping[Event, State]] = MappingProxyType(
 )
 STEPS: tuple[State, ...] = ("align", "count", "prepare", "round", "finish", "evaluate")
 ENDED: tuple[State, ...] = tuple(state for state, events in TRANSITIONS.items() if not events)
-
-
-@dataclass(frozen=True)
-class Gain:
-    """One decile of the gains table: rows and positives."""
-
-    decile: int
-    rows: int
-    positives: int
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """Aggregates of the evaluation on held-out rows, where the specification names the coordinator."""
-
-    auc: float
-    ks: float
-    log_loss: float
-    base_rate: float
-    rows: int
-    gains: tuple[Gain, ...] = ()
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What one node reported of one attempt of one step: all that the coordinator ever hears of it."""
-
-    step: str
-    attempt: int
-    round: int
-    transcript_sha256: str
-    seconds: float = 0.0
-    bytes_sent: int = 0
-    bytes_received: int = 0
-    peak_rss_bytes: int = 0
-    set_size: int = 0
-    intersection: int = 0
-    rows_train: int = 0
-    rows_holdout: int = 0
-    columns: int = 0
-    base_rate: str = ""
-    inner_products: tuple[float, ...] = ()
-    metrics: Metrics | None = None
 
 
 @dataclass(frozen=True)
@@ -269,11 +226,11 @@ def report(job: Job, party: str, done: StepReport) -> Outcome:
     step = replace(step, reports={**step.reports, party: done})
     job = _with_step(job, step)
     try:
-        _check_alone(job, party, done)
+        check_alone(done, party, spec=job.spec, base_rate=job.base_rate)
         if len(step.reports) < 2:
             return job, ()
         first, second = (step.reports[name] for name in job.parties)
-        _check_agreement(first, second)
+        check_agreement(first, second)
         return _complete(job, step)
     except PeerError as error:
         return fail(job, error.code)
@@ -389,66 +346,3 @@ def _after_round(job: Job) -> Outcome:
     return _begin(
         job, next_state(job.state, "again"), round=following, coefficients=plan.coefficients, lookup_range=plan.lookup_range
     )
-
-
-def _check_alone(job: Job, party: str, done: StepReport) -> None:
-    """What one report must satisfy by itself."""
-    if done.step == "align" and (
-        not _possible_split(job.spec.model, done) or done.intersection > done.set_size or done.rows_train == 0
-    ):
-        raise PeerError("coordinator.bad_report", f"{party} reported sizes that cannot be those of one alignment.")
-    if done.step == "count":
-        _check_count(job, party, done)
-    if done.step == "prepare" and (not done.base_rate or not 0.0 < float(done.base_rate) < 1.0):
-        raise PeerError("coordinator.bad_report", f"{party} reported no base rate between 0 and 1.")
-    if done.step == "prepare" and job.base_rate and done.base_rate != job.base_rate:
-        raise PeerError("coordinator.bad_report", f"{party} reported another base rate than before.")
-    if done.step == "round" and len(done.inner_products) != done.round:
-        raise PeerError(
-            "coordinator.bad_report", f"{party} reported {len(done.inner_products)} inner products in round {done.round}."
-        )
-    if done.metrics is not None and not job.spec.disclose.aggregates_to_coordinator:
-        raise PeerError(
-            "coordinator.undisclosed_metrics", f"{party} sent aggregates that the specification keeps from the coordinator."
-        )
-
-
-def _check_count(job: Job, party: str, done: StepReport) -> None:
-    """A count's number comes from its learner alone, where the coordinator may hear it, and is rounded."""
-    count, size = job.spec.count, done.intersection
-    if size and (party != job.spec.learner or not count.tell_coordinator):
-        raise PeerError(
-            "coordinator.undisclosed_count", f"{party} sent a number that the specification keeps from the coordinator."
-        )
-    if size > done.set_size or (size and size != count.told(size, job.spec.align.minimum)):
-        raise PeerError("coordinator.bad_report", f"{party} reported a number of shared customers that may not be told.")
-
-
-def _possible_split(model: Model, done: StepReport) -> bool:
-    """Whether the rows reported add up: all shared rows, or no more than the job draws of either group.
-
-    Where every row held out serves, the rows left for training are known, and with them how many are drawn.  (An auditor tosses
-    the coin again and knows all of it.)
-    """
-    left = done.intersection - done.rows_holdout
-    train_most, evaluate_most = (left if most is None else most for most in (model.train_rows, model.evaluate_rows))
-    if model.evaluate_rows is None or done.rows_holdout < evaluate_most:
-        return done.rows_train == min(train_most, left)
-    return done.rows_holdout == evaluate_most and done.rows_train <= min(train_most, left)
-
-
-def _check_agreement(first: StepReport, second: StepReport) -> None:
-    """What two reports of one step must have in common; of a count's number only one speaks."""
-    if first.step == "count":
-        first, second = (replace(report, intersection=0) for report in (first, second))
-    for name in ("transcript_sha256", "intersection", "rows_train", "rows_holdout", "base_rate"):
-        if getattr(first, name) != getattr(second, name):
-            raise PeerError("coordinator.reports_differ", f"The two nodes' reports differ in {name}.")
-    if _bits(first.inner_products) != _bits(second.inner_products):
-        raise PeerError("coordinator.reports_differ", "The two nodes' reports differ in inner_products.")
-    if first.metrics is not None and second.metrics is not None and first.metrics != second.metrics:
-        raise PeerError("coordinator.reports_differ", "The two nodes' reports differ in metrics.")
-
-
-def _bits(values: tuple[float, ...]) -> bytes:
-    return struct.pack(f"<{len(values)}d", *values)

@@ -3,12 +3,12 @@
 One lock guards everything; nothing under it waits for a node (directives go into queues that the streams empty).  Order of
 every change: database, log, memory, directives.  A crash in between leaves a job that is continued with the next attempt.
 
-When a node's stream ends during a step, the step waits ``detach_grace`` seconds; if the node comes back and has not reported the
-step done, the step starts again on both nodes with the next attempt; if it does not, the job fails with ``coordinator.node_lost``.
+When a node's stream ends during a step, the step waits for it a while (:mod:`coordinator.presence`); if the node comes back and has
+not reported the step done, the step starts again on both nodes with the next attempt; if it does not, the job fails with
+``coordinator.node_lost``.
 
 The other node notices a crash too, as a cut link, and reports the step failed.  So a failure whose code says no more than that the
-link or the other process went (``LINK_CODES``) fails the job only when both nodes stay attached for ``link_patience`` seconds after
-it.
+link or the other process went (``LINK_CODES``) fails the job only when both nodes stay attached for ``link_patience`` seconds more.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ from audit.receipts import verify_approval
 from audit.record import LogWriter, format_time
 from audit.witness import Refused, Witness
 from coordinator import jobs
-from coordinator.attachment import CONTROL_VERSION, Attachment, approvals, job_end, step_start
+from coordinator.attachment import CONTROL_VERSION, Attachment, approvals, job_end
 from coordinator.control_fields import step_report
 from coordinator.cosigning import Cosigning
-from coordinator.errors import PeerError, TransportError, UsageError, VerificationError
+from coordinator.errors import PeerError, UsageError, VerificationError
 from coordinator.job_log import JobLog
-from coordinator.jobs import Decision, Job, Order, SendApprovals, SendEnd, SendStep
+from coordinator.jobs import Decision, Job, Order, SendStep
 from coordinator.logged import Logged
 from coordinator.observe import SILENT, Observer
+from coordinator.open_jobs import JOBS_OPEN, RECENT, OpenJobs
+from coordinator.presence import Presence
 from coordinator.standing import LINK_CODES, Progress, attempt_of
 from coordinator.store import Store
 from coordinator.submit import spec_for
@@ -40,10 +42,6 @@ from coordinator.timers import later
 from protos import control_pb2
 
 _log = logging.getLogger("isthmus.coordinator")
-
-JOBS_OPEN = 256
-RECENT = 200
-"""Ended jobs that a node is told about again when it attaches: it may have been away when they ended."""
 
 
 class Runner:
@@ -78,11 +76,8 @@ class Runner:
     ) -> None:
         self.observer = observer
         self.name, self.software, self.partners = name, software, partners
-        self._store, self._clock = store, clock
-        self._grace, self._patience, self._jobs_open = detach_grace, link_patience, jobs_open
-        self._attached: dict[str, Attachment] = {}
+        self._store, self._clock, self._patience = store, clock, link_patience
         self._progress: dict[tuple[str, str], Progress] = {}
-        self._timers: dict[str, threading.Timer] = {}
         self._stale: set[str] = set()
         self.relayed: Callable[[tuple[str, str, int, int]], int] = lambda attempt: 0
         """Sealed bytes that the relay passed on in an attempt (job, step, round, attempt)."""
@@ -93,9 +88,10 @@ class Runner:
         self._held: set[str] = set()
         self._cut: set[tuple[str, tuple[str, int, int]]] = set()
         """Attempts whose link was cut, with a timer that runs."""
-        self._jobs = {job.identity: job for job in store.open_jobs()}
-        self._cosigning = Cosigning(log, witness, partners=partners, attached=self._attached, refused=self._refused)
-        for job in (*self._jobs.values(), *store.recent(RECENT)):
+        self._nodes = Presence(lock=self.changed, grace=detach_grace, lost=self._lost)
+        self._jobs = OpenJobs(store, most=jobs_open)
+        self._cosigning = Cosigning(log, witness, partners=partners, attached=self._nodes.streams, refused=self._refused)
+        for job in (*self._jobs, *store.recent(RECENT)):
             self._cosigning.met(job)
             self._job_log.catch_up(job)
         self._cosigning.checkpoint()
@@ -105,20 +101,12 @@ class Runner:
     def attach(self, party: str) -> Attachment:
         """A node's stream opened; what it must know is queued: welcome, open jobs, ends it may have missed."""
         with self.changed:
-            attachment = Attachment(party)
-            older = self._attached.get(party)
-            if older is not None:
-                older.close(PeerError("control.superseded", f"{party} attached again.", remedy="Run one node under this name."))
+            attachment = self._nodes.arrive(party)
             attachment.send(welcome=control_pb2.Welcome(protocol=CONTROL_VERSION, party=self.name, software=self.software))
-            # An older stream may still be open: the node has lost it all the same, and the step it ran with it.
-            came_back = self._timers.pop(party, None)
-            if came_back is not None:
-                came_back.cancel()
-            self._attached[party] = attachment
             for job in self._store.recent(RECENT):
                 if job.ended and party in job.offered:
                     attachment.send(job_end=job_end(job))
-            for job in [job for job in self._jobs.values() if party in job.parties]:
+            for job in [job for job in self._jobs if party in job.parties]:
                 self._brief(job, attachment)
             self._cosigning.attached(party)
             self._notify()
@@ -127,13 +115,10 @@ class Runner:
     def detach(self, attachment: Attachment) -> None:
         """A node's stream ended."""
         with self.changed:
-            party = attachment.party
-            if self._attached.get(party) is not attachment:
+            if not self._nodes.holds(attachment):
                 return
-            del self._attached[party]
-            attachment.close()
-            if not self.stopping and any(self._waits_for(job, party) for job in self._jobs.values()):
-                self._timers[party] = later(self._grace, self._lost, party)
+            awaited = not self.stopping and any(self._waits_for(job, attachment.party) for job in self._jobs)
+            self._nodes.leave(attachment, awaited=awaited)
             self._notify()
 
     def receive(self, attachment: Attachment, report: control_pb2.Report) -> None:
@@ -157,7 +142,7 @@ class Runner:
         if handler is None:
             raise PeerError("control.unexpected", f"{attachment.party} sent a {kind} in the middle of its stream.")
         with self.changed:
-            if self._attached.get(attachment.party) is not attachment:
+            if not self._nodes.holds(attachment):
                 return
             body = getattr(report, str(kind))
             job = self._jobs.get(body.job)
@@ -174,7 +159,7 @@ class Runner:
 
     def _cosign(self, attachment: Attachment, report: control_pb2.Report) -> None:
         with self.changed:
-            if self._attached.get(attachment.party) is not attachment:
+            if not self._nodes.holds(attachment):
                 return
             if report.WhichOneof("body") == "checkpoint":
                 self._cosigning.offered(attachment.party, report.checkpoint)
@@ -183,7 +168,7 @@ class Runner:
 
     def _refused(self, refused: Refused) -> None:
         """A node's log does not continue what was cosigned: none of its jobs goes on."""
-        for job in [job for job in self._jobs.values() if refused.of in job.parties and job.state != "submitted"]:
+        for job in [job for job in self._jobs if refused.of in job.parties and job.state != "submitted"]:
             self._apply(job, jobs.fail(job, refused.code))
 
     def refuse(self, attachment: Attachment, report: control_pb2.Report, error: PeerError) -> None:
@@ -218,29 +203,18 @@ class Runner:
         """
         spec = spec_for(self.name, data, self.partners)
         with self.changed:
-            if self._store.load(spec.identity()) is not None:
-                raise UsageError(
-                    "coordinator.job_exists",
-                    f"The job {spec.identity()[:12]} was submitted before.",
-                    remedy="Give the specification a new nonce (leave the key out) to run it again.",
-                )
-            if len(self._jobs) >= self._jobs_open:
-                raise UsageError(
-                    "coordinator.too_many_jobs",
-                    f"{len(self._jobs)} jobs are open; at most {self._jobs_open} may be.",
-                    remedy="Wait for some to end or cancel them, or set a higher `open` under [jobs] in coordinator.toml.",
-                )
+            self._jobs.check_new(spec.identity())
             now = format_time(self._clock())
             job = Job(spec.identity(), spec, submitted=now, updated=now)
             self._store.save(job)
             _log.info("job %s submitted", job.identity[:12], extra={"job": job.identity})
             self._job_log.submission(job)
-            self._jobs[job.identity] = job
+            self._jobs.keep(job)
             self._cosigning.met(job)
             self._cosigning.checkpoint()
-            for party_name in job.parties:
-                if party_name in self._attached:
-                    self._brief(self._jobs[job.identity], self._attached[party_name])
+            for party in job.parties:
+                if party in self._nodes:
+                    self._brief(self._jobs[job.identity], self._nodes.streams[party])
             self._notify()
             return job
 
@@ -258,37 +232,19 @@ class Runner:
             return self.find(job.identity)
 
     def find(self, prefix: str) -> Job:
-        """The one job whose identity begins with ``prefix``.
-
-        Raises:
-            UsageError: ``coordinator.unknown_job``, ``coordinator.ambiguous_job``.
-        """
+        """The one job whose identity begins with ``prefix``.  Raises ``coordinator.unknown_job``, ``coordinator.ambiguous_job``."""
         with self.changed:
-            found = self._store.find(prefix.lower()) if prefix else []
-            if len(found) > 1:
-                raise UsageError(
-                    "coordinator.ambiguous_job",
-                    f"Several jobs begin with {prefix!r}.",
-                    remedy="Give more digits of the job's hash.",
-                )
-            job = (self._jobs.get(found[0]) or self._store.load(found[0])) if found else None
-            if job is None:
-                raise UsageError(
-                    "coordinator.unknown_job",
-                    f"No job begins with {prefix!r}.",
-                    remedy="`isthmus-coordinator jobs` lists them.",
-                )
-            return job
+            return self._jobs.find(prefix)
 
     def recent(self) -> list[Job]:
         """The newest jobs, newest first."""
         with self.changed:
-            return [self._jobs.get(job.identity, job) for job in self._store.recent(RECENT)]
+            return self._jobs.recent()
 
     def standing(self, job: Job, party: str) -> tuple[bool, Progress]:
         """Whether a party is attached, and how far it is."""
         with self.changed:
-            return party in self._attached, self._progress.get((job.identity, party), Progress())
+            return party in self._nodes, self._progress.get((job.identity, party), Progress())
 
     def running(self, identity: str) -> tuple[tuple[str, str], tuple[str, int, int]] | None:
         """The parties of an open job, and step, round and attempt that run; None when none runs."""
@@ -299,12 +255,12 @@ class Runner:
 
     def attached(self) -> int:
         """How many nodes are attached."""
-        return len(self._attached)
+        return len(self._nodes.streams)
 
     def waiting(self) -> int:
         """Directives that wait to go out."""
         with self.changed:
-            return sum(attachment.waiting.qsize() for attachment in self._attached.values())
+            return self._nodes.waiting()
 
     def drain(self) -> None:
         """Direct no step from now on.  Reports are still taken: what the nodes have done is not done again after the next start."""
@@ -315,17 +271,14 @@ class Runner:
     def quiet(self) -> bool:
         """While draining: whether no node works on a step that was directed before."""
         with self.changed:
-            running = {job.identity for job in self._jobs.values() if job.running is not None}
-            return not running - self._held or not self._attached
+            running = {job.identity for job in self._jobs if job.running is not None}
+            return not running - self._held or not self._nodes.streams
 
     def stop(self) -> None:
         """End all streams; open jobs stay open and are continued after the next start."""
         with self.changed:
             self.stopping = True
-            for timer in self._timers.values():
-                timer.cancel()
-            for attachment in self._attached.values():
-                attachment.close(TransportError("coordinator.stopping", "The coordinator is stopping."))
+            self._nodes.stop()
             self._notify()
 
     # -- reports
@@ -356,7 +309,7 @@ class Runner:
         _log.info("job %s: %s reports that %s failed: %s", job.identity[:12], party, body.step, body.code, extra=extra)
         if body.code not in LINK_CODES:
             self._apply(job, jobs.fail(job, body.code))
-        elif job.spec.peer_of(party).name not in self._attached:
+        elif job.spec.peer_of(party).name not in self._nodes:
             self._stale.add(job.identity)  # the other node went: it has its grace to come back
         elif (job.identity, key) not in self._cut:  # a node that says it again and again starts no further timer
             self._cut.add((job.identity, key))
@@ -369,7 +322,7 @@ class Runner:
             job = self._jobs.get(identity)
             if self.stopping or job is None or attempt_of(job) != key or identity in self._stale:
                 return
-            if all(party in self._attached for party in job.parties):
+            if self._nodes.both(job):
                 self._apply(job, jobs.fail(job, code))
             else:
                 self._stale.add(identity)
@@ -396,7 +349,7 @@ class Runner:
     def _begin(self, identity: str) -> None:
         """Start, or start again, what waits for both nodes to be attached."""
         job = self._jobs.get(identity)
-        if job is None or not all(party in self._attached for party in job.parties):
+        if job is None or not self._nodes.both(job):
             return
         distrusted = [self._cosigning.refused[party] for party in job.parties if party in self._cosigning.refused]
         if distrusted and job.state != "submitted":
@@ -419,10 +372,7 @@ class Runner:
         if attempt_of(after) != attempt_of(job):
             self._stale.discard(job.identity)
             self._progress = {key: value for key, value in self._progress.items() if key[0] != job.identity}
-        if after.ended:
-            del self._jobs[job.identity]
-        else:
-            self._jobs[job.identity] = after
+        self._jobs.keep(after)
         for order in orders:
             self._send(after, order)
         self.observer.moved(job, after)
@@ -432,26 +382,15 @@ class Runner:
         if self.draining and isinstance(order, SendStep):
             self._held.add(job.identity)  # it begins after the next start, with the next attempt
             return
-        for party in job.parties:
-            attachment = self._attached.get(party)
-            if attachment is None:
-                continue
-            if isinstance(order, SendApprovals):
-                attachment.send(approvals=approvals(job))
-            elif isinstance(order, SendStep):
-                attachment.send(step_start=step_start(job, order.step))
-            elif isinstance(order, SendEnd):
-                attachment.send(job_end=job_end(job))
+        self._nodes.tell(job, order)
 
     def _waits_for(self, job: Job, party: str) -> bool:
         return job.running is not None and party in job.parties
 
     def _lost(self, party: str) -> None:
-        with self.changed:
-            if self._timers.get(party) is not threading.current_thread() or self.stopping:
-                return
-            del self._timers[party]
-            for job in [job for job in self._jobs.values() if self._waits_for(job, party)]:
+        """A node did not come back in time."""
+        if not self.stopping:
+            for job in [job for job in self._jobs if self._waits_for(job, party)]:
                 self._apply(job, jobs.fail(job, "coordinator.node_lost"))
 
     def _notify(self) -> None:

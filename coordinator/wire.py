@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from coordinator.jobs import Job, Metrics, Step, StepReport
+from coordinator.jobs import Job, Step
+from coordinator.reports import Metrics, StepReport
 from coordinator.runner import Runner
 from protos import control_pb2
 

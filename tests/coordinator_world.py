@@ -6,12 +6,14 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 
 from audit.identity import Identity, create_identity
 from audit.partner import export_partner
@@ -23,11 +25,15 @@ from coordinator.leader import Leadership
 from coordinator.server import Server
 from coordinator.submit import build_spec
 from protos import control_pb2, control_pb2_grpc, tls
+from tests import postgres
 from tests.nodes import free_port
 
 GAINS = [control_pb2.GainsRow(decile=1, rows=40, positives=20)]
 METRICS = control_pb2.Metrics(auc=0.75, ks=0.4, log_loss=0.5, base_rate=0.21, rows=400, gains=GAINS)
 WAIT = 10.0
+
+on_both = pytest.mark.parametrize("world", ["sqlite", "postgresql"], indirect=True)
+"""Marks a test that runs on either database: its fixture ``world`` hands the parameter to :func:`world_on`."""
 
 
 class World:
@@ -98,6 +104,18 @@ class World:
 
     def log(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.home / "state" / "log" / "log.jsonl").read_text().splitlines()]
+
+
+@contextmanager
+def world_on(kind: str, folder: Path) -> Iterator[World]:
+    """A world in ``folder`` on ``"sqlite"`` or a new database of ``"postgresql"``; in the end its nodes hang up and it stops."""
+    made = World(folder, store=postgres.server().new_database() if kind == "postgresql" else "")
+    try:
+        yield made
+    finally:
+        for node in made.nodes:
+            node.hang_up()
+        made.stop()
 
 
 class Node:

@@ -19,8 +19,8 @@ from node.limits import Limits
 from node.transport.channel import PROTOCOL_VERSION, GrpcChannel
 from node.transport.client import dial
 from node.transport.options import Timeouts, server_options
+from node.transport.outage import OnWait
 from node.transport.servicer import PeerServicer, accept
-from node.transport.session import OnWait
 from node.transport.switchboard import Switchboard
 from protos import peer_pb2, peer_pb2_grpc, tls
 from protos.peer_pb2 import Frame

@@ -21,9 +21,10 @@ from node.config import NodeConfig, load_config
 from node.engine import InlineEngine
 from node.errors import IsthmusError
 from node.policy import load_policy
-from node.runtime.jobs import Jobs, NodeParts
+from node.runtime.jobs import Jobs
 from node.runtime.journal import StepLabels
 from node.runtime.listener import peer_server
+from node.runtime.parts import NodeParts
 from node.runtime.serve import PeerLinks
 from node.runtime.store import Store
 from node.transport.options import Timeouts
@@ -194,7 +195,7 @@ def approved(one: TestNode, known: dict[str, Identity], spec: JobSpec) -> str:
     job = offer(one, spec)
     one.store.request(job, decision="approve", by="Ana")
     one.jobs.poll()
-    one.jobs.approvals(approvals_of(spec, known))
+    one.jobs.decisions.approvals(approvals_of(spec, known))
     return job
 
 

@@ -18,7 +18,8 @@ from sqlalchemy.orm import Session
 
 from audit.spec import parse_spec
 from coordinator.errors import DataError
-from coordinator.jobs import ENDED, Decision, Gain, Job, Metrics, State, Step, StepReport
+from coordinator.jobs import ENDED, Decision, Job, State, Step
+from coordinator.reports import Gain, Metrics, StepReport
 from coordinator.store.engine import make_engine, read_failed, write_failed
 from coordinator.store.schema import upgrade
 from coordinator.store.tables import DecisionRow, InnerProductRow, JobRow, ReportRow, StepRow

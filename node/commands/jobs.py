@@ -16,12 +16,13 @@ from rich.table import Table
 
 from audit.console import emit
 from audit.spec import JobSpec, parse_spec
+from node.admission import check_spec
 from node.commands import NodeContext, json_option, pass_node
 from node.commands.wording import accuracy_line, counted, describe_spec, metrics_line, will_disclose
 from node.config import NodeConfig
 from node.errors import IsthmusError, UsageError
 from node.identity import known_partners, own_identity
-from node.policy import check_spec, load_policy
+from node.policy import load_policy
 from node.runtime.members import members_writer
 from node.runtime.store import JobRow, Store, is_served
 from operations.commands import serve_logged, serve_options

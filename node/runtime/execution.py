@@ -30,12 +30,12 @@ from node.runtime.seeds import Seed, open_seed
 from node.runtime.spill import SpillingScratch
 from node.transport.channel import Wire
 from node.transport.errors import INTERNAL
-from node.transport.session import OnWait, Outage
+from node.transport.outage import OnWait, Outage
 from operations.logs import Line, fault
 from protos import control_pb2
 
 if TYPE_CHECKING:
-    from node.runtime.jobs import NodeParts
+    from node.runtime.parts import NodeParts
 
 _log = logging.getLogger("isthmus.node.steps")
 

@@ -32,11 +32,12 @@ from node.policy import Policy, load_policy
 from node.runtime.cosigning import CosignedLog
 from node.runtime.engines import engine_of
 from node.runtime.execution import StepLink
-from node.runtime.jobs import Jobs, NodeParts
+from node.runtime.jobs import Jobs
 from node.runtime.journal import StepLabels
 from node.runtime.leaving import leave
 from node.runtime.listener import peer_server
 from node.runtime.observe import SILENT, Observer
+from node.runtime.parts import NodeParts
 from node.runtime.renewing import Renewing
 from node.runtime.store import SERVE_LOCK, Store
 from node.runtime.watching import Watch
@@ -44,9 +45,10 @@ from node.transport.channel import PROTOCOL_VERSION, GrpcChannel
 from node.transport.client import dial
 from node.transport.control import ControlClient
 from node.transport.options import TIMEOUTS, Timeouts
+from node.transport.outage import OnWait
 from node.transport.relay import meet
 from node.transport.servicer import accept
-from node.transport.session import OnWait, Session
+from node.transport.session import Session
 from node.transport.switchboard import Switchboard
 from operations.logs import fault
 from protos import peer_pb2

@@ -1,6 +1,6 @@
 """The node's state: a SQLite database for what happened, one folder a job for what a step left behind.
 
-    state.db               jobs, a person's requests, signed decisions, steps and their reports, disclosures
+    state.db               jobs, requests, signed decisions, steps and their reports, disclosures (``node.runtime.tables``)
     jobs/<hash>/           seed.sealed, directive-<step>-<round>.json, <result>.npz, model.json, metrics.json, disclosures.json
     relations/<hash>/      of published filters, from job to job (``node.runtime.relations``)
     jobs/<hash>/kept/      what a replay needs, where the policy says so (``node.runtime.kept``)
@@ -26,74 +26,7 @@ from audit.sealed import derive
 from node.errors import DataError, UsageError
 from node.runtime.disclosures import Disclosure
 from node.runtime.files import JobFiles
-
-_META = sa.MetaData()
-_JOBS = sa.Table(
-    "jobs",
-    _META,
-    sa.Column("job", sa.String(64), primary_key=True),
-    sa.Column("spec", sa.Text, nullable=False),
-    sa.Column("state", sa.String(16), nullable=False),
-    sa.Column("code", sa.String(128), nullable=False, default=""),
-    sa.Column("received", sa.String(40), nullable=False),
-    sa.Column("updated", sa.String(40), nullable=False),
-)
-_REQUESTS = sa.Table(  # what a person asked for at the command line; the serving node signs and sends it
-    "requests",
-    _META,
-    sa.Column("job", sa.String(64), primary_key=True),
-    sa.Column("decision", sa.String(8), nullable=False),
-    sa.Column("by", sa.String(200), nullable=False),
-    sa.Column("reason", sa.Text, nullable=False, default=""),
-)
-_DECISIONS = sa.Table(  # signed statements, own and the peer's
-    "decisions",
-    _META,
-    sa.Column("job", sa.String(64), primary_key=True),
-    sa.Column("party", sa.String(64), primary_key=True),
-    sa.Column("statement", sa.Text, nullable=False),
-    sa.Column("signature", sa.String(128), nullable=False),
-)
-_STEPS = sa.Table(
-    "steps",
-    _META,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("job", sa.String(64), nullable=False, index=True),
-    sa.Column("step", sa.String(16), nullable=False),
-    sa.Column("round", sa.Integer, nullable=False),
-    sa.Column("attempt", sa.Integer, nullable=False),
-    sa.Column("state", sa.String(8), nullable=False),  # started, done, failed
-    sa.Column("code", sa.String(128), nullable=False, default=""),
-    sa.Column("report", sa.LargeBinary, nullable=False, default=b""),  # the serialised StepDone, to be sent again after a reconnect
-    sa.Column("started", sa.String(40), nullable=False),
-    sa.Column("ended", sa.String(40), nullable=False, default=""),
-    sa.UniqueConstraint("job", "step", "round", "attempt"),
-)
-_DISCLOSURES = sa.Table(
-    "disclosures",
-    _META,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("job", sa.String(64), nullable=False, index=True),
-    sa.Column("step", sa.String(16), nullable=False),
-    sa.Column("round", sa.Integer, nullable=False),
-    sa.Column("attempt", sa.Integer, nullable=False),
-    sa.Column("what", sa.String(64), nullable=False),
-    sa.Column("to", sa.String(64), nullable=False),
-    sa.Column("count", sa.Integer, nullable=False),
-    sa.Column("clause", sa.String(128), nullable=False),
-    sa.Column("value", sa.Text, nullable=False, default=""),
-)
-
-_QUERIES = sa.Table(  # answered, or to be answered, of a published filter
-    "filter_queries",
-    _META,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("asker", sa.String(256), nullable=False, index=True),
-    sa.Column("job", sa.String(64), nullable=False),
-    sa.Column("attempt", sa.Integer, nullable=False),
-    sa.Column("count", sa.BigInteger, nullable=False),
-    sa.Column("time", sa.String(40), nullable=False),
-)
+from node.runtime.tables import DECISIONS, DISCLOSURES, JOBS, META, QUERIES, REQUESTS, STEPS
 
 DATABASE = "state.db"
 SERVE_LOCK = "serve.lock"
@@ -197,7 +130,7 @@ class Store:
             # cover the change of the journal's mode.
             with (folder / "state.lock").open("a") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                _META.create_all(self._engine)
+                META.create_all(self._engine)
         except sa.exc.DatabaseError:
             raise DataError(
                 "state.unreadable",
@@ -213,14 +146,14 @@ class Store:
     def add_job(self, job: str, spec: str, *, state: str, code: str, now: str) -> bool:
         """Add a job unless it is there; returns whether it was added."""
         with self._engine.begin() as db:
-            if db.execute(sa.select(_JOBS.c.job).where(_JOBS.c.job == job)).first():
+            if db.execute(sa.select(JOBS.c.job).where(JOBS.c.job == job)).first():
                 return False
-            db.execute(sa.insert(_JOBS).values(job=job, spec=spec, state=state, code=code, received=now, updated=now))
+            db.execute(sa.insert(JOBS).values(job=job, spec=spec, state=state, code=code, received=now, updated=now))
             return True
 
     def job(self, job: str) -> JobRow | None:
         """The job with this very hash."""
-        rows = self._jobs(_JOBS.c.job == job)
+        rows = self._jobs(JOBS.c.job == job)
         return rows[0] if rows else None
 
     def jobs(self) -> list[JobRow]:
@@ -230,7 +163,7 @@ class Store:
     def job_counts(self) -> dict[str, int]:
         """How many jobs are in each state that any is in."""
         with self._engine.connect() as db:
-            query = sa.select(_JOBS.c.state, sa.func.count()).group_by(_JOBS.c.state)
+            query = sa.select(JOBS.c.state, sa.func.count()).group_by(JOBS.c.state)
             return {str(state): int(count) for state, count in db.execute(query)}
 
     def resolve(self, prefix: str) -> JobRow:
@@ -239,7 +172,7 @@ class Store:
         Raises:
             UsageError: ``job.unknown``, ``job.ambiguous``.
         """
-        rows = self._jobs(_JOBS.c.job.startswith(prefix.lower(), autoescape=True))
+        rows = self._jobs(JOBS.c.job.startswith(prefix.lower(), autoescape=True))
         if not rows or not prefix:
             raise UsageError("job.unknown", f"No job starts with {prefix!r}.", remedy="`isthmus-node jobs` lists them all.")
         if len(rows) > 1:
@@ -250,7 +183,7 @@ class Store:
 
     def _jobs(self, where: Any) -> list[JobRow]:
         with self._engine.connect() as db:
-            query = sa.select(_JOBS).where(where).order_by(_JOBS.c.received, _JOBS.c.job)
+            query = sa.select(JOBS).where(where).order_by(JOBS.c.received, JOBS.c.job)
             return [JobRow(**row._mapping) for row in db.execute(query)]
 
     def move(self, job: str, state: str, *, now: str, code: str = "") -> None:
@@ -260,14 +193,14 @@ class Store:
             UsageError: ``job.unknown``, ``job.illegal_transition``.
         """
         with self._engine.begin() as db:
-            present = db.execute(sa.select(_JOBS.c.state).where(_JOBS.c.job == job)).scalar()
+            present = db.execute(sa.select(JOBS.c.state).where(JOBS.c.job == job)).scalar()
             if present is None:
                 raise UsageError("job.unknown", f"This node has no job {job[:12]}.")
             if present == state:
                 return
             if state not in TRANSITIONS[present]:
                 raise UsageError("job.illegal_transition", f"Job {job[:12]} is {present} and cannot become {state}.")
-            db.execute(sa.update(_JOBS).where(_JOBS.c.job == job).values(state=state, code=code, updated=now))
+            db.execute(sa.update(JOBS).where(JOBS.c.job == job).values(state=state, code=code, updated=now))
 
     # -- decisions
     def request(self, job: str, *, decision: str, by: str, reason: str = "") -> None:
@@ -277,8 +210,8 @@ class Store:
             UsageError: ``job.not_waiting``.
         """
         with self._engine.begin() as db:
-            state = db.execute(sa.select(_JOBS.c.state).where(_JOBS.c.job == job)).scalar()
-            asked = db.execute(sa.select(_REQUESTS.c.decision).where(_REQUESTS.c.job == job)).scalar()
+            state = db.execute(sa.select(JOBS.c.state).where(JOBS.c.job == job)).scalar()
+            asked = db.execute(sa.select(REQUESTS.c.decision).where(REQUESTS.c.job == job)).scalar()
             if state != "waiting" or asked is not None:
                 what = state if state != "waiting" else f"already asked to be {'approved' if asked == 'approve' else 'rejected'}"
                 raise UsageError(
@@ -286,39 +219,39 @@ class Store:
                     f"Job {job[:12]} does not wait for a decision: it is {what}.",
                     remedy="`isthmus-node jobs` shows which jobs wait.",
                 )
-            db.execute(sa.insert(_REQUESTS).values(job=job, decision=decision, by=by, reason=reason))
+            db.execute(sa.insert(REQUESTS).values(job=job, decision=decision, by=by, reason=reason))
 
     def requests(self) -> list[Request]:
         """Requests not yet acted on: those of jobs that still wait."""
-        waiting = sa.select(_JOBS.c.job).where(_JOBS.c.state == "waiting")
+        waiting = sa.select(JOBS.c.job).where(JOBS.c.state == "waiting")
         with self._engine.connect() as db:
-            return [Request(**row._mapping) for row in db.execute(sa.select(_REQUESTS).where(_REQUESTS.c.job.in_(waiting)))]
+            return [Request(**row._mapping) for row in db.execute(sa.select(REQUESTS).where(REQUESTS.c.job.in_(waiting)))]
 
     def request_of(self, job: str) -> Request | None:
         """What a person asked for, if anything."""
         with self._engine.connect() as db:
-            row = db.execute(sa.select(_REQUESTS).where(_REQUESTS.c.job == job)).first()
+            row = db.execute(sa.select(REQUESTS).where(REQUESTS.c.job == job)).first()
         return Request(**row._mapping) if row else None
 
     def drop_request(self, job: str) -> None:
         """Forget what a person asked for, because it could not be done."""
         with self._engine.begin() as db:
-            db.execute(sa.delete(_REQUESTS).where(_REQUESTS.c.job == job))
+            db.execute(sa.delete(REQUESTS).where(REQUESTS.c.job == job))
 
     def put_decision(self, job: str, party: str, decision: SignedDecision) -> bool:
         """Keep a party's signed decision; the first one counts.  Returns whether this was the first."""
         with self._engine.begin() as db:
-            where = (_DECISIONS.c.job == job, _DECISIONS.c.party == party)
-            if db.execute(sa.select(_DECISIONS.c.job).where(*where)).first():
+            where = (DECISIONS.c.job == job, DECISIONS.c.party == party)
+            if db.execute(sa.select(DECISIONS.c.job).where(*where)).first():
                 return False
             values = {"job": job, "party": party, "statement": decision.statement, "signature": decision.signature}
-            db.execute(sa.insert(_DECISIONS).values(values))
+            db.execute(sa.insert(DECISIONS).values(values))
             return True
 
     def decisions(self, job: str) -> dict[str, SignedDecision]:
         """Signed decisions by party."""
         with self._engine.connect() as db:
-            rows = db.execute(sa.select(_DECISIONS).where(_DECISIONS.c.job == job))
+            rows = db.execute(sa.select(DECISIONS).where(DECISIONS.c.job == job))
             return {row.party: SignedDecision(row.statement, row.signature) for row in rows}
 
     # -- steps
@@ -332,7 +265,7 @@ class Store:
             UsageError: ``job.attempt_reused``.
         """
         with self._engine.begin() as db:
-            rows = db.execute(sa.select(_STEPS.c.step, _STEPS.c.round, _STEPS.c.attempt).where(_STEPS.c.job == job)).all()
+            rows = db.execute(sa.select(STEPS.c.step, STEPS.c.round, STEPS.c.attempt).where(STEPS.c.job == job)).all()
             used = any((row.step, row.round, row.attempt) == (step, round, attempt) for row in rows)
             lower = any(attempt < row.attempt for row in rows)
             slots = [row.round - 1 + row.attempt for row in rows if row.step == "round"]
@@ -345,30 +278,30 @@ class Store:
                     remedy="The coordinator must start the step again with a higher attempt.",
                 )
             values = {"job": job, "step": step, "round": round, "attempt": attempt, "state": "started", "started": now}
-            db.execute(sa.insert(_STEPS).values(values))
+            db.execute(sa.insert(STEPS).values(values))
 
     def end_step(
         self, job: str, step: str, round: int, attempt: int, *, state: str, now: str, code: str = "", report: bytes = b""
     ) -> None:
         """Put down how an attempt ended: ``done`` with its report, or ``failed`` with its code."""
-        where = (_STEPS.c.job == job, _STEPS.c.step == step, _STEPS.c.round == round, _STEPS.c.attempt == attempt)
+        where = (STEPS.c.job == job, STEPS.c.step == step, STEPS.c.round == round, STEPS.c.attempt == attempt)
         with self._engine.begin() as db:
-            db.execute(sa.update(_STEPS).where(*where).values(state=state, code=code, report=report, ended=now))
+            db.execute(sa.update(STEPS).where(*where).values(state=state, code=code, report=report, ended=now))
 
     def steps(self, job: str) -> list[StepRow]:
         """Every attempt of every step of a job, in the order in which they began."""
-        columns = [column for column in _STEPS.c if column.name != "id"]
+        columns = [column for column in STEPS.c if column.name != "id"]
         with self._engine.connect() as db:
-            rows = db.execute(sa.select(*columns).where(_STEPS.c.job == job).order_by(_STEPS.c.id))
+            rows = db.execute(sa.select(*columns).where(STEPS.c.job == job).order_by(STEPS.c.id))
             return [StepRow(**row._mapping) for row in rows]
 
     def interrupt_steps(self, *, now: str) -> list[StepRow]:
         """After a restart: attempts that were running are over, and their numbers stay used.  Returns them."""
         with self._engine.begin() as db:
-            columns = [column for column in _STEPS.c if column.name != "id"]
-            rows = [StepRow(**row._mapping) for row in db.execute(sa.select(*columns).where(_STEPS.c.state == "started"))]
+            columns = [column for column in STEPS.c if column.name != "id"]
+            rows = [StepRow(**row._mapping) for row in db.execute(sa.select(*columns).where(STEPS.c.state == "started"))]
             values = {"state": "failed", "code": "job.interrupted", "ended": now}
-            db.execute(sa.update(_STEPS).where(_STEPS.c.state == "started").values(values))
+            db.execute(sa.update(STEPS).where(STEPS.c.state == "started").values(values))
             return rows
 
     # -- disclosures
@@ -377,13 +310,13 @@ class Store:
         labels = {"job": job, "step": step, "round": round, "attempt": attempt}
         if items:
             with self._engine.begin() as db:
-                db.execute(sa.insert(_DISCLOSURES), [labels | item.fields() for item in items])
+                db.execute(sa.insert(DISCLOSURES), [labels | item.fields() for item in items])
 
     def disclosures(self, job: str) -> list[dict[str, Any]]:
         """What crossed in a job so far: ``step, round, attempt, what, to, count, clause, value``, in order."""
-        columns = [column for column in _DISCLOSURES.c if column.name not in ("id", "job")]
+        columns = [column for column in DISCLOSURES.c if column.name not in ("id", "job")]
         with self._engine.connect() as db:
-            rows = db.execute(sa.select(*columns).where(_DISCLOSURES.c.job == job).order_by(_DISCLOSURES.c.id))
+            rows = db.execute(sa.select(*columns).where(DISCLOSURES.c.job == job).order_by(DISCLOSURES.c.id))
             return [dict(row._mapping) for row in rows]
 
     # -- published filters
@@ -394,7 +327,7 @@ class Store:
         """
         with self._engine.connect() as db:
             values = {"asker": asker, "job": job, "attempt": attempt, "count": count, "time": now}
-            db.execute(sa.insert(_QUERIES).values(values))  # first: from here on no other thread counts
+            db.execute(sa.insert(QUERIES).values(values))  # first: from here on no other thread counts
             if allowed := self._queries(db, asker, since) <= most:
                 db.commit()
             return allowed
@@ -406,8 +339,8 @@ class Store:
 
     @staticmethod
     def _queries(db: sa.Connection, asker: str, since: str) -> int:
-        total = sa.select(sa.func.coalesce(sa.func.sum(_QUERIES.c.count), 0))
-        return int(db.execute(total.where(_QUERIES.c.asker == asker, _QUERIES.c.time > since)).scalar_one())
+        total = sa.select(sa.func.coalesce(sa.func.sum(QUERIES.c.count), 0))
+        return int(db.execute(total.where(QUERIES.c.asker == asker, QUERIES.c.time > since)).scalar_one())
 
     def relation_files(self, relation: str) -> JobFiles:
         """The folder of what is kept of a relation from job to job; made when first written to."""

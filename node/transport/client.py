@@ -18,7 +18,8 @@ from node.transport.channel import GrpcChannel
 from node.transport.errors import from_tls
 from node.transport.opening import TOKEN_BYTES
 from node.transport.options import TIMEOUTS, Backoff, Timeouts, client_options
-from node.transport.session import OnWait, Session
+from node.transport.outage import OnWait
+from node.transport.session import Session
 from protos import peer_pb2, peer_pb2_grpc, tls
 
 _log = logging.getLogger("isthmus.node.transport")

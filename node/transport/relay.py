@@ -28,8 +28,9 @@ from node.transport.channel import GrpcChannel
 from node.transport.client import Latest, explain, open_session, secure_channel
 from node.transport.opening import TOKEN_BYTES, check_open
 from node.transport.options import ENVELOPE_BYTES, TIMEOUTS, Timeouts, chunk_bytes
+from node.transport.outage import OnWait
 from node.transport.sealing import SEALING_VERSION, Handshake, Kind, Meeting, Opener, Sealer, Side
-from node.transport.session import OnWait, Session
+from node.transport.session import Session
 from node.transport.switchboard import Switchboard
 from protos import peer_pb2, relay_pb2, relay_pb2_grpc
 

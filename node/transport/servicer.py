@@ -15,7 +15,7 @@ from node.transport.channel import GrpcChannel
 from node.transport.errors import INTERNAL, from_tls, status_of
 from node.transport.opening import check_open
 from node.transport.options import TIMEOUTS, Timeouts
-from node.transport.session import OnWait
+from node.transport.outage import OnWait
 from node.transport.switchboard import Switchboard
 from operations.gate import Gate
 from protos import peer_pb2, peer_pb2_grpc, tls

@@ -24,7 +24,6 @@ import hmac
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from node.errors import IsthmusError, PeerError, TransportError
 from node.limits import LIMITS, Limits
@@ -32,28 +31,12 @@ from node.transport.errors import closed, impatient, silent_peer, told_by
 from node.transport.leg import Leg
 from node.transport.opening import check_open
 from node.transport.options import TIMEOUTS, Timeouts
+from node.transport.outage import OnWait, Outage
 from node.transport.windows import Inbox, Outbox, Part
 from protos import peer_pb2
 
 _POLL = 0.2
 """Seconds between two looks at an event that somebody else sets."""
-
-
-@dataclass(frozen=True)
-class Outage:
-    """A step waits for its peer."""
-
-    peer: str
-    seconds: float
-    """How long already."""
-    patience: float
-    """How long it will, at most."""
-    cause: str
-    """A code."""
-
-
-OnWait = Callable[[Outage | None], None]
-"""Told that the protocol waits for a link, again every few seconds, and None once when the link is back."""
 
 
 class Session:

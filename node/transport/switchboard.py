@@ -9,7 +9,8 @@ import time
 from node.errors import PeerError, TransportError
 from node.limits import Limits
 from node.transport.options import Timeouts
-from node.transport.session import OnWait, Session
+from node.transport.outage import OnWait
+from node.transport.session import Session
 from protos import peer_pb2
 
 Key = tuple[str, str, str, int, int]  # peer, job, step, round, attempt

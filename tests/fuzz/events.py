@@ -20,6 +20,7 @@ from audit.receipts import approval_statement
 from coordinator import jobs
 from coordinator import runner as coordinator_runner
 from coordinator.control_fields import check_report, step_report
+from coordinator.reports import StepReport
 from coordinator.runner import Runner
 from coordinator.server import Server
 from node.runtime import jobs as node_jobs
@@ -111,7 +112,7 @@ def _event(job: jobs.Job, party: str, way: int, reader: Reader) -> jobs.Outcome:
     return job, orders
 
 
-def _untrue(honest: jobs.StepReport, reader: Reader) -> jobs.StepReport:
+def _untrue(honest: StepReport, reader: Reader) -> StepReport:
     """A report that passes the form check and says anything."""
     way = reader.byte() % 6
     if way == 0:

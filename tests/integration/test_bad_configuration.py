@@ -15,8 +15,8 @@ from audit.partner import export_partner
 from coordinator.cli import main as coordinator_main
 from node.cli import main as node_main
 from node.commands.jobs import _write_private
+from tests.coordinator_world import World
 from tests.integration.test_control_link import Coordinator
-from tests.integration.test_coordinator_service import World
 from tests.nodes import free_port, identities
 
 

@@ -127,7 +127,7 @@ def two_nodes(folder: Path, known: dict[str, Identity], bank_rows: list[list[str
 def approve(pair: tuple[TestNode, ...], spec: JobSpec) -> None:
     for one in pair:
         one.jobs.handle(control_pb2.Directive(offer=control_pb2.Offer(job=spec.identity(), spec=spec.canonical().decode())))
-        one.jobs.decide(spec.identity(), decision="approve", by="Ana")
+        one.jobs.decisions.decide(spec.identity(), decision="approve", by="Ana")
     decisions = [one.heard.of("decision")[0] for one in pair]
     for one in pair:
         one.jobs.handle(control_pb2.Directive(approvals=control_pb2.Approvals(job=spec.identity(), decisions=decisions)))

@@ -15,8 +15,8 @@ from coordinator.errors import UsageError
 from node.errors import DataError, PeerAborted, TransportError
 from protos import control_pb2
 from protos.peer_pb2 import Frame
+from tests.coordinator_world import World
 from tests.integration.test_control_link import Coordinator, client
-from tests.integration.test_coordinator_service import World
 from tests.integration.test_peer_transport import TOKEN, Acceptor, connect, opening, raw
 from tests.nodes import CARDS, identities, node, write_node
 

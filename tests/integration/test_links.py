@@ -16,7 +16,7 @@ import pytest
 from audit.identity import Identity
 from node.errors import PeerError
 from node.transport.channel import GrpcChannel
-from node.transport.session import Outage
+from node.transport.outage import Outage
 from node.transport.switchboard import Switchboard
 from protos.peer_pb2 import DoublyMasked, MaskedPoints, PsiStart
 from tests.cutter import Cutter

@@ -12,7 +12,8 @@ import pytest
 
 from audit.errors import PolicyError
 from audit.spec import JobSpec
-from node.policy import Policy, check_spec, load_policy
+from node.admission import check_spec
+from node.policy import Policy, load_policy
 from node.runtime import relations
 from protos import control_pb2
 from tests.nodes import TestNode

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from coordinator import jobs
+from coordinator.reports import StepReport
 from node.errors import IsthmusError
 from node.limits import Limits
 from node.runtime.store import Store
@@ -29,7 +30,7 @@ class CoordinatorJob(RuleBasedStateMachine):
     @initialize(rounds=st.integers(0, 4), holdout=st.sampled_from(["0", "0.2"]))
     def submit(self, rounds: int, holdout: str) -> None:
         self.job = new_job(rounds=rounds, holdout=holdout) if rounds else new_count()
-        self.past: list[tuple[str, jobs.StepReport]] = []
+        self.past: list[tuple[str, StepReport]] = []
 
     def go(self, outcome: jobs.Outcome) -> None:
         before, (self.job, orders) = self.job, outcome

@@ -17,6 +17,7 @@ from coordinator.config import RelaySection as RelayOfCoordinator
 from coordinator.config import StoreSection
 from coordinator.config import load_config as load_coordinator_config
 from coordinator.store.engine import make_engine
+from node.admission import check_spec
 from node.cli import main_group as node_commands
 from node.config import (
     ColumnConfig,
@@ -28,7 +29,7 @@ from node.config import (
     UnsafeSection,
     load_config,
 )
-from node.policy import AutoApprove, RetentionSection, check_spec, load_policy
+from node.policy import AutoApprove, RetentionSection, load_policy
 from operations.config import MetricsSection, check_exposure
 
 ROOT = Path(__file__).resolve().parents[2]

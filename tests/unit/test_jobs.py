@@ -11,7 +11,8 @@ import pytest
 from audit.spec import JobSpec
 from coordinator import jobs
 from coordinator.errors import UsageError
-from coordinator.jobs import Decision, Event, Gain, Job, Metrics, SendApprovals, SendEnd, SendStep, State, Step, StepReport
+from coordinator.jobs import Decision, Event, Job, SendApprovals, SendEnd, SendStep, State, Step
+from coordinator.reports import Gain, Metrics, StepReport
 
 APPROVE = Decision("approve", "{}", "00")
 REJECT = Decision("reject", "{}", "00")

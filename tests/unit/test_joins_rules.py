@@ -16,7 +16,8 @@ from audit.spec import Count, JobSpec, parse_spec
 from coordinator import jobs
 from coordinator.commands.jobs import _SPEC_OPTIONS
 from coordinator.disclosures import of_report
-from coordinator.jobs import Job, SendEnd, StepReport
+from coordinator.jobs import Job, SendEnd
+from coordinator.reports import StepReport
 from coordinator.views import _counted
 from node.commands.wording import counted, describe_spec, will_disclose
 from node.config import DatasetConfig

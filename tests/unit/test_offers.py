@@ -41,17 +41,17 @@ def test_offers_beyond_the_limit_are_not_taken_in(bank: TestNode) -> None:
     )
     specs = [spec_of(nonce=f"{number:032x}") for number in range(3)]
     offers = [control_pb2.Offer(job=spec.identity(), spec=spec.canonical().decode()) for spec in specs]
-    jobs.offer(offers[0])
-    jobs.offer(offers[1])
+    jobs.decisions.offer(offers[0])
+    jobs.decisions.offer(offers[1])
     before = bank.entries()
     with pytest.raises(PolicyError) as refused:
-        jobs.offer(offers[2])
+        jobs.decisions.offer(offers[2])
     assert refused.value.code == "job.too_many"
     assert bank.store.job(offers[2].job) is None
     assert bank.entries() == before
-    jobs.offer(offers[1])  # one that is known is no further one
-    jobs.decide(offers[0].job, decision="reject", by="Ana")
-    jobs.offer(offers[2])
+    jobs.decisions.offer(offers[1])  # one that is known is no further one
+    jobs.decisions.decide(offers[0].job, decision="reject", by="Ana")
+    jobs.decisions.offer(offers[2])
     assert bank.store.job(offers[2].job).state == "waiting"
 
 
@@ -119,7 +119,7 @@ def test_a_forged_approval_is_refused(bank: TestNode, known: dict[str, Identity]
     else:
         good.decisions[1].signature = "zz"
     with pytest.raises(IsthmusError) as refused:
-        bank.jobs.approvals(good)
+        bank.jobs.decisions.approvals(good)
     assert refused.value.code in ("job.not_approved", "audit.bad_signature", "approval.other_job")
     assert refusal(bank, StepLabels(job, "align", 0, 0)) == "job.not_approved"
 
@@ -148,7 +148,7 @@ def test_nothing_is_decided_after_the_end(bank: TestNode, known: dict[str, Ident
     bank.store.request(job, decision="approve", by="Ana")
     bank.jobs.handle(control_pb2.Directive(job_end=control_pb2.JobEnd(job=job, outcome="rejected", code="coordinator.rejected")))
     with pytest.raises(UsageError) as caught:
-        bank.jobs.decide(job, decision="approve", by="Ana")
+        bank.jobs.decisions.decide(job, decision="approve", by="Ana")
     assert caught.value.code == "job.ended"
     bank.jobs.poll()
     bank.jobs.handle(control_pb2.Directive(approvals=approvals_of(spec, known)))

@@ -12,10 +12,11 @@ from audit.errors import IsthmusError
 from audit.partner import Partner
 from audit.signing import SigningKey
 from audit.spec import JobSpec
+from node.admission import Decision, check_spec
 from node.commands.samples import POLICY_TOML
 from node.config import NodeConfig
 from node.errors import UsageError
-from node.policy import Decision, Policy, check_spec, load_policy
+from node.policy import Policy, load_policy
 
 LOG_KEY = SigningKey.generate("isthmus.log/x").verifier
 

@@ -50,7 +50,7 @@ def test_a_step_runs_only_with_both_signatures_over_this_very_hash(bank: TestNod
     bank.store.request(job, decision="approve", by="Ana")
     bank.jobs.poll()
     assert refusal(bank, align) == "job.not_approved"  # the platform has not approved
-    bank.jobs.approvals(approvals_of(spec, known))
+    bank.jobs.decisions.approvals(approvals_of(spec, known))
     assert bank.jobs.check_start(align) == spec
 
 

@@ -13,7 +13,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DatabaseError
 
 from coordinator.errors import DataError, UsageError
-from coordinator.jobs import Decision, Gain, Job, Metrics, Step, StepReport
+from coordinator.jobs import Decision, Job, Step
+from coordinator.reports import Gain, Metrics, StepReport
 from coordinator.store import Store, engine
 from coordinator.store.engine import _protected, describe, make_engine, parse_url
 from coordinator.store.jobs import sqlite_url
