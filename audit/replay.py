@@ -23,9 +23,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from audit.entries import Json
 from audit.errors import IsthmusError, UsageError, VerificationError
 from audit.opening import software_fields
-from audit.record import Json
 from audit.replay_record import AttemptName, Entry, NodeRecord, RecordedAttempt, RecordedJob, read_record
 
 ENTRY_POINTS = "isthmus.replay"

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit import history, lawful
+from audit.entries import parse_entry
 from audit.errors import DataError
 from audit.history import AttemptKey, Directive, Runs, Shape
 from audit.ledger import LogRejected
@@ -32,7 +33,6 @@ from audit.protocol import (
     legal_messages,
     masks_left,
 )
-from audit.record import parse_entry
 from audit.sequence import Unlawful, check_sequence
 from node.crypto.ot import TableShape
 from node.runtime import steps
