@@ -16,7 +16,8 @@ from typing import Any
 
 from audit.errors import PeerError
 from audit.identity import Identity
-from audit.replay import AttemptResult, Replay, open_premises, replay_node
+from audit.replay import open_premises, replay_node
+from audit.replay_results import AttemptResult, Replay
 from audit.spec import JobSpec
 from coordinator.optimizer import first_range, plan_next
 from node.config import NodeConfig

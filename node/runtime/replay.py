@@ -23,8 +23,8 @@ from audit.entries import Json
 from audit.errors import DataError, IsthmusError, UsageError
 from audit.identity import Identity
 from audit.record import LOG_FILE
-from audit.replay import ReplayDiffers, ReplayMissing, ReplayWire
 from audit.replay_record import AttemptName, RecordedAttempt, RecordedJob
+from audit.replay_wire import ReplayDiffers, ReplayMissing, ReplayWire
 from audit.spec import JobSpec, parse_spec
 from node.config import DatasetConfig, NodeConfig, load_config
 from node.crypto.drbg import Stream
