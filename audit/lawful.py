@@ -1,6 +1,6 @@
 """Step (7) of the verification: a job's entries, steps and messages in their legal order, nothing missing, nothing after the end.
 
-The orders themselves are the tables of :mod:`audit.protocol`.
+The orders themselves are the tables of :mod:`audit.orders` and :mod:`audit.protocol`.
 """
 
 from __future__ import annotations
@@ -15,19 +15,9 @@ from audit.errors import VerificationError
 from audit.figures import JobView, NodeView, Views, shapes_of
 from audit.history import Act, Attempt, AttemptKey, Directive
 from audit.ledger import Ledger, LogRejected
+from audit.orders import COMMITTED, COORDINATOR_ORDER, FILTER_COMMITTED, NODE_ORDER, ORDERS, Table, bad_numbers, follows, masks_left
 from audit.plain import altered
-from audit.protocol import (
-    COMMITTED,
-    COORDINATOR_ORDER,
-    FILTER_COMMITTED,
-    NODE_ORDER,
-    ORDERS,
-    Table,
-    bad_numbers,
-    follows,
-    legal_messages,
-    masks_left,
-)
+from audit.protocol import legal_messages
 from audit.receipts import parse_approval
 from audit.sequence import Unlawful, check_sequence
 

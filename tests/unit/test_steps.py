@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from audit.identity import Identity
-from audit.protocol import NODE_ORDER
+from audit.orders import NODE_ORDER
 from audit.spec import JobSpec
 from node.config import RelaySection
 from node.crypto.drbg import Drbg
