@@ -23,7 +23,7 @@ from unittest import mock
 from audit.aligning import chosen_method, reason
 from audit.checkpoint import parse_note
 from audit.cosignature import cosign
-from audit.disclosing import RULES
+from audit.disclosure_rules import RULES
 from audit.history import Directive
 from audit.plain import plain_message
 from audit.protocol import Figures, Phase, Single, Turns, legal_messages
