@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from audit.figures import JobView, told_text
+from audit.disclosed_values import told_text
+from audit.figures import JobView
 from audit.history import AttemptKey, DisclosureRecord
 from audit.spec import JobSpec
 

@@ -5,12 +5,11 @@ The orders themselves are the tables of :mod:`audit.orders` and :mod:`audit.prot
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from decimal import Decimal
-from math import isfinite
 
 from audit.choosing import bad_choices
+from audit.disclosed_values import are_numbers
 from audit.errors import VerificationError
 from audit.figures import JobView, NodeView, Views, shapes_of
 from audit.history import Act, Attempt, AttemptKey, Directive
@@ -285,7 +284,7 @@ class _Order:
                 raise self._refuse(log, seq, "audit.inner_products", f"{key}: its inner products stand otherwise elsewhere")
             text = next(iter(values))
             log, seq = values[text][0]
-            if not _numbers(text, key.round):
+            if not are_numbers(text, key.round):
                 raise self._refuse(log, seq, "audit.inner_products", f"{key}: {key.round} inner products are due")
 
     def _keys_agree(self) -> None:
@@ -417,11 +416,3 @@ def _coordinator_event(act: Act) -> str:
     if act.kind == "job":
         return "job" if act.data.state in ("finished", "failed", "cancelled", "rejected") else str(act.data.state)
     return act.kind
-
-
-def _numbers(text: str, count: int) -> bool:
-    try:
-        values = json.loads(text)
-        return isinstance(values, list) and len(values) == count and all(isinstance(v, str) and isfinite(float(v)) for v in values)
-    except (ValueError, RecursionError):
-        return False
