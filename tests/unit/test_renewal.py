@@ -28,9 +28,8 @@ from node.doctor import diagnose
 from node.doctor_certificates import own_certificate, partner_validity
 from node.runtime.files import JobFiles
 from node.runtime.seeds import draw_seed, open_seed
-from tests.unit.audit_world import BANK, COORDINATOR, PLATFORM, Event, events, policy, write
+from tests.unit.audit_world import BANK, COORDINATOR, PLATFORM, Event, events, index, policy, write
 from tests.unit.audit_world import JOB as WORLD_JOB
-from tests.unit.test_audit_lawful import index
 
 SECRET = Secret("key-file", bytes(range(32)))
 JOB = "ab" * 32
