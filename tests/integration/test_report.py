@@ -13,7 +13,7 @@ from audit.report_html import render
 from audit.report_jobs import JobPage
 from audit.verify import VerifiedLogs, verify_logs
 from tests.joint import CANCELLED, PARTIES, PLAIN, RESTARTED, TOO_FEW, Joint, joint
-from tests.unit.test_audit_report import Parsed
+from tests.unit.report_world import Parsed
 
 ASKS = (PLAIN, CANCELLED, TOO_FEW, RESTARTED)
 
