@@ -7,13 +7,13 @@ The number of shared customers and the base rate are in no message's count: they
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from audit.aligning import METHODS, Method
+from audit.disclosed_values import count_of, counts_of, pairs_of, told_size
 from audit.history import Act, Attempt, AttemptKey, ChoiceRecord, JobRecord, Shape
 from audit.layout import SPARE_SLOTS, column_layout, plaintext_bits
 from audit.ledger import Ledger
@@ -116,9 +116,9 @@ class JobView:
     def shared(self) -> int | None:
         """Shared customers n of the alignment that counts: what most entries say."""
         key = self.last_done("align")
-        votes = Counter(value for text in self.told(key, "shared_customers") if (value := _count(text)) is not None)
+        votes = Counter(value for text in self.told(key, "shared_customers") if (value := count_of(text)) is not None)
         for text in self.told(key, "rows"):
-            sizes = _counts(text)
+            sizes = counts_of(text)
             votes.update(sizes[:1])
         return votes.most_common(1)[0][0] if votes else None
 
@@ -182,7 +182,7 @@ class JobView:
         """
         found: dict[str, int] = {}
         for party in self.parties:
-            votes = Counter(size for text in self.told(key, "set_size", by=party) if (size := _count(text)) is not None)
+            votes = Counter(size for text in self.told(key, "set_size", by=party) if (size := count_of(text)) is not None)
             if votes:
                 found[party] = votes.most_common(1)[0][0]
         return found
@@ -192,7 +192,7 @@ class JobView:
         """Customers found by each key in the last alignment that was done, as most entries say; empty where none says it."""
         votes: Counter[tuple[int, ...]] = Counter()
         for text in self.told(self.last_done("align"), "by_key"):
-            found = tuple(pair[1] for pair in _pairs(text))
+            found = tuple(pair[1] for pair in pairs_of(text))
             votes.update([found] if len(found) == len(self.spec.align.keys) else [])
         return votes.most_common(1)[0][0] if votes else ()
 
@@ -346,41 +346,6 @@ def _columns(ledger: Ledger, job: str, attempt: Attempt, way: str, each: int) ->
         elif total:
             break
     return total // each or None
-
-
-def _count(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 12 else None
-
-
-def _counts(text: str) -> list[int]:
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        return []
-    return [value for value in values if type(value) is int and 0 <= value < 10**12] if isinstance(values, list) else []
-
-
-def _pairs(text: str) -> list[tuple[int, int]]:
-    """A list of pairs of counts, written as JSON; empty where it is none."""
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        return []
-    if not isinstance(values, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in values):
-        return []
-    return [(a, b) for a, b in values if type(a) is type(b) is int and min(a, b) >= 0]
-
-
-def told_text(size: int, minimum: int) -> str:
-    """How a number told in a count stands in a log."""
-    return str(size) if size else f"below {minimum}"
-
-
-def told_size(text: str) -> int | None:
-    """The number of :func:`told_text`; 0 for "below the minimum", None where it is no such text."""
-    if text.startswith("below "):
-        return 0 if _count(text.removeprefix("below ")) is not None else None
-    return _count(text) or None
 
 
 Views = Sequence[tuple[str, JobView | None]]

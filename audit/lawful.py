@@ -1,33 +1,23 @@
 """Step (7) of the verification: a job's entries, steps and messages in their legal order, nothing missing, nothing after the end.
 
-The orders themselves are the tables of :mod:`audit.protocol`.
+The orders themselves are the tables of :mod:`audit.orders` and :mod:`audit.protocol`.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from decimal import Decimal
-from math import isfinite
 
 from audit.choosing import bad_choices
+from audit.committing import bad_commitments
+from audit.disclosed_values import are_numbers
 from audit.errors import VerificationError
 from audit.figures import JobView, NodeView, Views, shapes_of
 from audit.history import Act, Attempt, AttemptKey, Directive
 from audit.ledger import Ledger, LogRejected
+from audit.orders import COORDINATOR_ORDER, NODE_ORDER, ORDERS, Table, bad_numbers, follows, masks_left
 from audit.plain import altered
-from audit.protocol import (
-    COMMITTED,
-    COORDINATOR_ORDER,
-    FILTER_COMMITTED,
-    NODE_ORDER,
-    ORDERS,
-    Table,
-    bad_numbers,
-    follows,
-    legal_messages,
-    masks_left,
-)
+from audit.protocol import legal_messages
 from audit.receipts import parse_approval
 from audit.sequence import Unlawful, check_sequence
 
@@ -154,81 +144,14 @@ class _Order:
             raise self._refuse(log, seq, "audit.unfinished", f"it is said to be finished after {place}; {last} is not done")
 
     def _commitments(self, node: NodeView) -> None:
-        """Commitments come before the first message of their attempt, and name the sizes that the messages show."""
-        made: dict[AttemptKey, dict[str, Act]] = {}
-        for act in node.record.of("commitment"):
-            earlier = made.setdefault(act.key, {}).setdefault(act.data.what, act)
-            # What a crash kept from being signed is written once more, the same; a second digest would leave a choice.
-            if earlier is not act and (act.key.step or earlier.data.sha256 != act.data.sha256):
-                reason = f"it bound itself a second time to {act.data.what!r}"
-                raise self._refuse(node.name, act.seq, "audit.commitment_twice", reason)
-        for attempt in node.record.attempts.values():
-            acts, first = made.get(attempt.key, {}), attempt.first_message
-            for act in acts.values():
-                if first is not None and act.seq > first and act.data.what not in FILTER_COMMITTED:
-                    reason = f"{attempt.key}: the commitment to {act.data.what!r} comes after the first message"
-                    raise self._refuse(node.name, act.seq, "audit.commitment_late", reason)
-            for what in COMMITTED.get(attempt.key.step, ()):
-                if first is not None and what not in acts:
-                    reason = f"{attempt.key}: there is no commitment to {what!r} before its first message"
-                    raise self._refuse(node.name, first, "audit.commitment_missing", reason)
-            if attempt.was_done:
-                self._committed_sizes(node, attempt, acts)
-            self._filter_committed(node, attempt, acts)
-
-    def _filter_committed(self, node: NodeView, attempt: Attempt, acts: dict[str, Act]) -> None:
-        """An alignment by a published filter names its key and version: where it was done, and at the publisher before it tells."""
-        if attempt.key.step != "align" or self.view.spec.publisher is None:
-            return
-        for what in FILTER_COMMITTED:
-            if what not in acts and (attempt.was_done or attempt.sent.items.get("FilterState")):
-                reason = f"{attempt.key}: there is no commitment to the {what!r}"
-                raise self._refuse(node.name, attempt.state_seq, "audit.commitment_missing", reason)
-
-    def _committed_sizes(self, node: NodeView, attempt: Attempt, acts: dict[str, Act]) -> None:
-        """The rows and columns committed to are those of the set that was aligned, and of the rows and columns that serve."""
-        intercept = int(node.name == self.view.parties[0])
-        columns = self.view.columns.get(node.name)
-        sets = self._own_sets(node, attempt)
-        shown = {
-            ("dataset", "rows"): self._dataset_rows(node.name, attempt, sets),
-            ("filter", "rows"): self._size_of(self.view.spec.publisher.name, attempt) if self.view.spec.publisher else None,
-            ("encoded", "rows"): sum(self.view.split) if self.view.split else None,
-            ("encoded", "columns"): columns - intercept if columns is not None else None,
-        }
-        for what, act in acts.items():
-            for name in ("rows", "columns"):
-                wanted, said = shown.get((what, name)), getattr(act.data, name)
-                if wanted is not None and said != wanted:
-                    reason = f"{attempt.key}: the commitment to {what!r} names {said} {name}; {wanted} follow from the log"
-                    raise self._refuse(node.name, act.seq, "audit.commitment_sizes", reason)
-            if what == "dataset" and act.data.rows is not None and act.data.rows < max(sets, default=0):
-                # Not every customer has every key; none has one twice.
-                reason = f"{attempt.key}: the commitment to {what!r} names {act.data.rows} rows; {max(sets)} identifiers were sent"
-                raise self._refuse(node.name, act.seq, "audit.commitment_sizes", reason)
-
-    def _own_sets(self, node: NodeView, attempt: Attempt) -> tuple[int, ...]:
-        """Identifiers that a node sent in an attempt, of each key."""
-        if attempt.key.step == "align" and self.view.spec.align.keys:
-            return self.view.sizes_by_key(attempt.key, node.name)
-        sent = self.view.sets_in(node, attempt).get(node.name)
-        return () if sent is None else (sent,)
+        """See :mod:`audit.committing`."""
+        for seq, code, reason in bad_commitments(self.view, node):
+            raise self._refuse(node.name, seq, code, reason)
 
     def _choices(self, node: NodeView) -> None:
         """See :mod:`audit.choosing`."""
         for seq, reason in bad_choices(self.view, node):
             raise self._refuse(node.name, seq, "audit.choice", reason)
-
-    def _dataset_rows(self, party: str, attempt: Attempt, sets: Sequence[int]) -> int | None:
-        """Rows of a data set that was aligned by one identifier."""
-        if self.view.spec.publisher is not None:
-            return self._size_of(party, attempt)
-        return sets[0] if sets and not self.view.spec.align.keys else None
-
-    def _size_of(self, party: str, attempt: Attempt) -> int | None:
-        """A set's size where no message counts it: in an alignment by a published filter."""
-        counted = attempt.key.step == "align" and self.view.spec.publisher is not None
-        return self.view.told_sizes(attempt.key).get(party) if counted else None
 
     # ---- the coordinator's steps ------------------------------------------------------------------------------------------
 
@@ -295,7 +218,7 @@ class _Order:
                 raise self._refuse(log, seq, "audit.inner_products", f"{key}: its inner products stand otherwise elsewhere")
             text = next(iter(values))
             log, seq = values[text][0]
-            if not _numbers(text, key.round):
+            if not are_numbers(text, key.round):
                 raise self._refuse(log, seq, "audit.inner_products", f"{key}: {key.round} inner products are due")
 
     def _keys_agree(self) -> None:
@@ -427,11 +350,3 @@ def _coordinator_event(act: Act) -> str:
     if act.kind == "job":
         return "job" if act.data.state in ("finished", "failed", "cancelled", "rejected") else str(act.data.state)
     return act.kind
-
-
-def _numbers(text: str, count: int) -> bool:
-    try:
-        values = json.loads(text)
-        return isinstance(values, list) and len(values) == count and all(isinstance(v, str) and isfinite(float(v)) for v in values)
-    except (ValueError, RecursionError):
-        return False

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from audit.entries import Line, parse_entry, read_lines
 from audit.errors import DataError, VerificationError
 from audit.history import (
     ENDED,
@@ -27,7 +28,6 @@ from audit.history import (
 )
 from audit.merkle import Frontier
 from audit.readers import READERS, Disorder, Entry, after_end, digest_of, key_of, message_of, policy_of
-from audit.record import Line, parse_entry, read_lines
 
 __all__ = [
     "ASK_AGAIN",

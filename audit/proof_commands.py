@@ -14,10 +14,11 @@ from rich.console import Console
 from audit.checkpoint import log_of
 from audit.console import emit, visible
 from audit.cosignature import cosigned_at
+from audit.entries import FRAME_FIELDS, LINE_BYTES_MAX
 from audit.errors import UsageError, VerificationError
 from audit.policy import Trust, load_trust
 from audit.proofs import PROOF_BYTES_MAX, PROOF_SUFFIX, Proof, ProofUnusable, ProvenEntry, check_proof, parse_proof, prove
-from audit.record import FRAME_FIELDS, LINE_BYTES_MAX, write_atomic
+from audit.record import write_atomic
 from audit.signing import VerifierKey
 from audit.sources import locate
 

@@ -27,9 +27,10 @@ from pathlib import Path
 
 from audit.checkpoint import NOTE_BYTES_MAX, Checkpoint, log_of, parse_checkpoint, parse_note, verify_checkpoint
 from audit.cosignature import Cosignature, cosignatures_of
+from audit.entries import LINE_BYTES_MAX, Json, parse_entry, read_lines
 from audit.errors import DataError, IsthmusError, UsageError, VerificationError
 from audit.merkle import HASH_BYTES, PROOF_HASHES_MAX, TREE_SIZE_MAX, TreeHashes, leaf_hash, verify_inclusion
-from audit.record import CHECKPOINT_FILE, LINE_BYTES_MAX, Json, parse_entry, read_lines
+from audit.record import CHECKPOINT_FILE
 from audit.signing import VerifierKey
 
 MAGIC = "c2sp.org/tlog-proof@v1"

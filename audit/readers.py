@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from audit.entries import Json
 from audit.errors import DataError, UsageError
 from audit.history import (
     ACTS_MAX,
@@ -30,7 +31,6 @@ from audit.history import (
     ReportRecord,
 )
 from audit.receipts import Transcript
-from audit.record import Json
 from audit.spec import parse_spec
 
 Entry = Mapping[str, Json]

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from audit.entries import Json, parse_entry, read_lines
 from audit.errors import DataError, UsageError, VerificationError
 from audit.ledger import AttemptKey
 from audit.merkle import Frontier
 from audit.receipts import Approval, parse_approval
-from audit.record import Json, parse_entry, read_lines
 from audit.spec import JobSpec, parse_spec
 
 Entry = Mapping[str, Json]

@@ -12,7 +12,8 @@ from rich.console import Console
 from audit.console import console
 from audit.errors import UsageError
 from audit.record import write_atomic
-from audit.replay import AttemptResult, JobResult, Replay, open_premises, replay_node, software_here
+from audit.replay import open_premises, replay_node, software_here
+from audit.replay_results import AttemptResult, JobResult, Replay
 
 MARKS = {"reproduced": ("✓", "ok", "green"), "missing": ("…", "..", "yellow"), "differs": ("✗", "X", "red")}
 RESULTS = {0: "all reproduced", 1: "something differs", 2: "not everything can be reproduced"}

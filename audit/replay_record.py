@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from audit.entries import Json, parse_entry, read_lines
 from audit.errors import DataError, UsageError
 from audit.merkle import Frontier
-from audit.record import Json, parse_entry, read_lines
 
 Entry = Mapping[str, Json]
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import click
 
 from audit.console import console
+from audit.entries import format_time
 from audit.errors import UsageError
-from audit.record import format_time, write_atomic
+from audit.record import write_atomic
 from audit.report import Page, make_page
 from audit.report_html import render
 

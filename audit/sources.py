@@ -11,9 +11,10 @@ from pathlib import Path
 
 from audit.checkpoint import NOTE_BYTES_MAX, Checkpoint, log_of, parse_checkpoint, parse_note, verify_checkpoint
 from audit.cosigned import Sighting
+from audit.entries import parse_entry, read_lines
 from audit.errors import DataError, VerificationError
 from audit.ledger import ASK_AGAIN, LogRejected
-from audit.record import CHECKPOINT_FILE, CHECKPOINT_FOLDER, KEY_FILE, LOG_FILE, parse_entry, read_lines
+from audit.record import CHECKPOINT_FILE, CHECKPOINT_FOLDER, KEY_FILE, LOG_FILE
 from audit.signing import VerifierKey
 
 READABLE = "Give this user the right to read it, or ask its owner for the whole log folder again."

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from audit.accuracy import Accuracy, accuracy_of
-from audit.disclosing import expected_of
+from audit.disclosure_rules import expected_of
 from audit.errors import VerificationError
 from audit.facts import ApprovalFact, DisclosureFact, JobFacts, StepFact
 from audit.figures import JobView

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from audit.checkpoint import Checkpoint, origin_of, sign_checkpoint
 from audit.cosignature import cosign
-from audit.disclosing import RULES
+from audit.disclosure_rules import RULES
 from audit.history import Directive
 from audit.merkle import Frontier
 from audit.plain import plain_message

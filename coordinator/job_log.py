@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 
-from audit.record import Json, LogWriter
+from audit.entries import Json
+from audit.record import LogWriter
 from coordinator import disclosures
 from coordinator.jobs import Job, Order, SendStep
 from coordinator.logged import Logged

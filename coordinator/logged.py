@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from audit.record import Json
+from audit.entries import Json
 from coordinator.jobs import ENDED
 
 Item = tuple[str, str, str, str]

@@ -20,9 +20,10 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from audit.entries import format_time
 from audit.partner import Partner
 from audit.receipts import verify_approval
-from audit.record import LogWriter, format_time
+from audit.record import LogWriter
 from audit.witness import Refused, Witness
 from coordinator import jobs
 from coordinator.attachment import CONTROL_VERSION, Attachment, approvals, job_end

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import math
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -16,10 +17,12 @@ from typing import Any
 
 from audit.errors import PeerError
 from audit.identity import Identity
-from audit.replay import AttemptResult, Replay, open_premises, replay_node
+from audit.replay import open_premises, replay_node
+from audit.replay_results import AttemptResult, Replay
 from audit.spec import JobSpec
 from coordinator.optimizer import first_range, plan_next
 from node.config import NodeConfig
+from node.runtime.kept import FOLDER
 from protos import control_pb2
 from tests.nodes import POLICY, TestNode, free_port, identities, node, spec_of, write_node
 
@@ -29,6 +32,7 @@ LEVELS = ("north", "south", "east", "west")
 KEEP = '[retention]\nkeep = "always"\n'
 PARTIES = ("bank", "platform")
 ROUNDS = 2
+BY_OT = {"minimum": 50, "method": "ot"}
 
 
 def _write(path: Path, heading: list[str], rows: list[list[Any]]) -> None:
@@ -210,3 +214,23 @@ def make_world(folder: Path, *, label_holder: str = "bank", retention: str = KEE
         configs[name] = write_node(folder / name, name, text, port=port if name == "bank" else 0)
         configs[name].policy_path.write_text(POLICY + retention)
     return World(folder, label_holder, known, configs, {"bank": f"127.0.0.1:{port}"})
+
+
+def finished_world(folder: Path, *, label_holder: str) -> World:
+    """One finished job; each party holds the label once, with a weight-of-evidence column, each way of matching once."""
+    world = make_world(folder, label_holder=label_holder)
+    with world.nodes():
+        world.run_job(world.spec(**({"align": BY_OT} if label_holder == "platform" else {})))
+    return world
+
+
+def copy_of(world: World, folder: Path) -> Path:
+    """A copy of both nodes' folders, to be spoilt."""
+    for name in PARTIES:
+        shutil.copytree(world.home(name), folder / name)
+    return folder
+
+
+def kept(folder: Path) -> Path:
+    """What the node of this folder keeps of its first job for a replay."""
+    return next((folder / "state" / "jobs").iterdir()) / FOLDER

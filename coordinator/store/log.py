@@ -28,9 +28,10 @@ from sqlalchemy import Connection, Engine, delete, func, insert, select
 from sqlalchemy.exc import DBAPIError
 
 from audit.checkpoint import Checkpoint, parse_note, verify_checkpoint
+from audit.entries import parse_entry, read_lines
 from audit.errors import IsthmusError
 from audit.merkle import Frontier, leaf_hash
-from audit.record import CHECKPOINT_FILE, CHECKPOINT_FOLDER, LOG_FILE, parse_entry, read_lines
+from audit.record import CHECKPOINT_FILE, CHECKPOINT_FOLDER, LOG_FILE
 from audit.signing import VerifierKey
 from audit.witness import WITNESS_FOLDER, size_of
 from coordinator.errors import DataError, VerificationError

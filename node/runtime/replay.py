@@ -19,11 +19,12 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
+from audit.entries import Json
 from audit.errors import DataError, IsthmusError, UsageError
 from audit.identity import Identity
-from audit.record import LOG_FILE, Json
-from audit.replay import ReplayDiffers, ReplayMissing, ReplayWire
+from audit.record import LOG_FILE
 from audit.replay_record import AttemptName, RecordedAttempt, RecordedJob
+from audit.replay_wire import ReplayDiffers, ReplayMissing, ReplayWire
 from audit.spec import JobSpec, parse_spec
 from node.config import DatasetConfig, NodeConfig, load_config
 from node.crypto.drbg import Stream

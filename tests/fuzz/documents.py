@@ -18,6 +18,7 @@ import pyarrow.parquet
 
 from audit.checkpoint import Checkpoint, parse_checkpoint, parse_note, sign_checkpoint, verify_checkpoint
 from audit.cosignature import cosign, parse_cosigner, verify_cosignature, with_cosignature
+from audit.entries import parse_entry, read_lines
 from audit.errors import IsthmusError
 from audit.identity import Identity, create_identity, load_identity
 from audit.merkle import leaf_hash
@@ -26,7 +27,7 @@ from audit.policy import load_policy as load_audit_policy
 from audit.proofs import check_proof, parse_proof, prove
 from audit.reading import read_log
 from audit.receipts import approval_statement, parse_approval, verify_approval
-from audit.record import LogWriter, parse_entry, read_lines
+from audit.record import LogWriter
 from audit.renewal import prepare
 from audit.replay_record import read_record
 from audit.signing import SigningKey, VerifierKey

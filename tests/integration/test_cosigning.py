@@ -10,8 +10,8 @@ import pytest
 
 from audit.checkpoint import parse_note, verify_checkpoint
 from audit.cosignature import verify_cosignature
+from audit.entries import read_lines
 from audit.ledger import LogRejected
-from audit.record import read_lines
 from audit.verify import verify_logs
 from tests.asks import PLAIN, Ask
 from tests.joint import PARTIES, joint, world

@@ -1,4 +1,4 @@
-"""Replays of real jobs: both parties, both roles, restarts and failures; on other workers and processors; and what is caught."""
+"""Replays of real jobs: both parties, both roles, restarts and failures; on other workers and processors."""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from numpy._core._multiarray_umath import __cpu_dispatch__ as DISPATCHED
 
@@ -22,36 +18,20 @@ from audit.cli import cli
 from audit.console import run
 from node.engine import PoolEngine
 from node.errors import DataError, UsageError
-from node.runtime.files import JobFiles
 from node.runtime.journal import JournalChannel
-from node.runtime.kept import FOLDER, read_inbound, read_table, write_table
-from node.runtime.seeds import SEED_FILE, draw_seed
+from node.runtime.kept import FOLDER, read_inbound
 from protos.peer_pb2 import PaillierKey
-from tests.rechain import rechain
-from tests.replay_world import PARTIES, SHARED, World, differing, make_world, replay
-
-BY_OT = {"minimum": 50, "method": "ot"}
+from tests.replay_world import BY_OT, PARTIES, SHARED, World, copy_of, finished_world, kept, make_world, replay
 
 
 @pytest.fixture(scope="module", params=PARTIES)
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """One finished job; each party holds the label once, with a weight-of-evidence column, each way of matching once."""
-    world = make_world(tmp_path_factory.mktemp("finished"), label_holder=request.param)
-    with world.nodes():
-        world.run_job(world.spec(**({"align": BY_OT} if request.param == "platform" else {})))
-    return world
+    return finished_world(tmp_path_factory.mktemp("finished"), label_holder=request.param)
 
 
 @pytest.fixture
 def copied(finished: World, tmp_path: Path) -> Path:
-    """A copy of both nodes' folders, to be spoilt."""
-    for name in PARTIES:
-        shutil.copytree(finished.home(name), tmp_path / name)
-    return tmp_path
-
-
-def kept(folder: Path) -> Path:
-    return next((folder / "state" / "jobs").iterdir()) / FOLDER
+    return copy_of(finished, tmp_path)
 
 
 # ---- everything comes out again
@@ -310,317 +290,3 @@ def test_a_changed_source_between_two_attempts(tmp_path: Path) -> None:
     assert not tables[0].samefile(tables[2])
     found = world.replay("platform")
     assert (found.exit_status, found.reproduced) == (0, found.sent)
-
-
-# ---- a node that deviates by one bit
-
-
-def flipped(message: Any) -> Any:
-    """The message with one bit turned round, still of its type and in canonical form."""
-    changed = type(message)()
-    changed.CopyFrom(message)
-    name = message.DESCRIPTOR.name
-    field = {"PsiStart": "elements", "PaillierKey": "modulus", "JobFigures": "columns", "Aggregates": "auc"}.get(name, "values")
-    if name == "DirectiveEcho":
-        field = "lookup_range" if message.lookup_range else "coefficients"
-    value = getattr(message, field)
-    if field == "coefficients":
-        bits = np.array(list(value)).view(np.uint64)
-        bits[0] ^= np.uint64(1)
-        changed.ClearField(field)
-        changed.coefficients.extend(bits.view(np.float64).tolist())
-    elif isinstance(value, float):
-        setattr(changed, field, float((np.array([value]).view(np.uint64) ^ np.uint64(1)).view(np.float64)[0]))
-    elif isinstance(value, int):
-        setattr(changed, field, value ^ 1)
-    elif isinstance(value, str):
-        setattr(changed, field, value[:-1] + chr(ord(value[-1]) ^ 1))
-    else:
-        place = len(value) - 1 if name == "PaillierKey" else 0  # of the modulus the lowest bit, of a batch its first byte's
-        setattr(changed, field, value[:place] + bytes([value[place] ^ 1]) + value[place + 1 :])
-    return changed
-
-
-BOTH = ("label_holder", "feature_holder")
-
-
-def by_ot(receiver: int) -> dict[str, tuple[str, ...]]:
-    """The alignment's messages by oblivious transfer; ``receiver`` is whose set is the smaller."""
-    said = dict.fromkeys(("BasePoint", "TreeSums", "StoreColumns", "SharedMarks"), (BOTH[receiver],))
-    return {"PsiStart": BOTH, **said, **dict.fromkeys(("BaseChoices", "ItemTags"), (BOTH[1 - receiver],))}
-
-
-SENDERS: dict[str, dict[str, tuple[str, ...]]] = {
-    "align": dict.fromkeys(("PsiStart", "MaskedPoints", "DoublyMasked"), BOTH),
-    "prepare": {
-        **dict.fromkeys(("PaillierKey", "JobFigures", "ColumnMasks", "ColumnProducts", "RowMasks", "RowProducts"), BOTH),
-        **dict.fromkeys(("PreconditionerMasks", "PreconditionerProducts"), BOTH),
-        "BaseOtChoices": BOTH[:1],
-        "BaseOtReplies": BOTH[1:],
-    },
-    "round": {
-        **dict.fromkeys(
-            ("DirectiveEcho", "MaskedWeights", "MaskedGradients", "DotOperands", "DotResults", "InnerProductParts"), BOTH
-        ),
-        "FirstResiduals": BOTH[:1],
-        "MaskedResiduals": BOTH[1:],
-        "OtColumns": BOTH[1:],
-        "LookupTables": BOTH[:1],
-    },
-    "finish": dict.fromkeys(("DirectiveEcho", "WeightShares"), BOTH),
-    "evaluate": {
-        "DirectiveEcho": BOTH,
-        "BaseOtChoices": BOTH[1:],
-        "BaseOtReplies": BOTH[:1],
-        "OtColumns": BOTH[:1],
-        "BandTables": BOTH[1:],
-        "Aggregates": BOTH[:1],
-    },
-}
-"""Every message that crosses, by step and by the role of its sender."""
-
-
-@pytest.fixture(scope="module")
-def deviants(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], World]]:
-    """Two running nodes for each step: one log for all deviations would grow long."""
-    found: dict[str, World] = {}
-    with ExitStack() as stack:
-
-        def world_of(step: str) -> World:
-            if step not in found:
-                found[step] = stack.enter_context(make_world(tmp_path_factory.mktemp("deviants"), shared=100).nodes())
-            return found[step]
-
-        yield world_of
-
-
-def test_the_table_names_every_message_that_crosses(finished: World) -> None:
-    roles = {finished.label_holder: "label_holder"}
-    seen: dict[str, dict[str, set[str]]] = {}
-    for name in PARTIES:
-        for line in (finished.home(name) / "state" / "log" / "log.jsonl").read_bytes().splitlines():
-            entry = json.loads(line)
-            if entry["kind"] == "message" and entry["direction"] == "sent":
-                role = roles.get(name, "feature_holder")
-                seen.setdefault(entry["step"], {}).setdefault(entry["type"], set()).add(role)
-    senders = SENDERS | ({"align": by_ot(1)} if finished.label_holder == "platform" else {})
-    assert seen == {step: {kind: set(roles) for kind, roles in kinds.items()} for step, kinds in senders.items()}
-
-
-@pytest.mark.parametrize(
-    ("step", "kind", "role"),
-    [
-        *((step, kind, role) for step, kinds in SENDERS.items() for kind, senders in kinds.items() for role in senders),
-        *(("align", kind, role) for kind, (role, *rest) in by_ot(0).items() if not rest),
-    ],
-)
-def test_one_bit_in_one_message_is_caught(
-    deviants: Callable[[str], World], monkeypatch: pytest.MonkeyPatch, step: str, kind: str, role: str
-) -> None:
-    """The node sends and logs another bit than it computed; whether the peer refuses it or not, the replay names that message."""
-    name = "bank" if role == "label_holder" else "platform"
-    original, done = JournalChannel.send, []
-
-    def deviating(self: JournalChannel, message: Any) -> None:
-        if not done and (self._me, self._labels.step, message.DESCRIPTOR.name) == (name, step, kind):
-            done.append(len(message.SerializeToString()))
-            message = flipped(message)
-        original(self, message)
-
-    monkeypatch.setattr(JournalChannel, "send", deviating)
-    world = deviants(step)
-    changes = {"align": BY_OT} if kind in by_ot(0) and kind != "PsiStart" else {}
-    job = world.run_job(world.spec(title=f"{step} {kind} {role}", **changes), may_fail=True)
-    assert done, "the message crossed"
-    found = world.replay(name, job=job)
-    (result, *_) = differing(found)
-    assert found.exit_status == 1
-    assert (result.name.step, result.type, result.code) == (step, kind, "replay.differs"), result
-    log = (world.home(name) / "state" / "log" / "log.jsonl").read_bytes().splitlines()
-    entry = json.loads(log[result.seq])
-    sent = [json.loads(line) for line in log if job.encode() in line]
-    sent = [e for e in sent if e["kind"] == "message" and e["direction"] == "sent" and (e["step"], e["type"]) == (step, kind)]
-    assert entry == sent[0], "the very message, and the first of its kind"
-    assert found.reproduced < found.sent
-    assert kind in result.detail
-    assert f"entry {result.seq}" in result.detail
-    assert result.explanation
-    peer = world.replay("platform" if name == "bank" else "bank", job=job)
-    assert (peer.exit_status, peer.reproduced) == (0, peer.sent), "the other node said what it computed from what it received"
-
-
-def test_the_first_difference_and_what_the_step_does_are_printed(
-    deviants: Callable[[str], World], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    world, original = deviants("round"), JournalChannel.send
-
-    def deviating(self: JournalChannel, message: Any) -> None:
-        mine = (self._me, message.DESCRIPTOR.name) == ("bank", "FirstResiduals")
-        original(self, flipped(message) if mine else message)
-
-    monkeypatch.setattr(JournalChannel, "send", deviating)
-    job = world.run_job(world.spec(title="printed"))  # so small a change spoils nothing
-    out = tmp_path / "replay.json"
-    arguments = ["replay", str(world.home("bank")), "--job", job[:10], "--json", str(out)]
-    assert run(cli, arguments, usage_status=3) == 1
-    text = capsys.readouterr().out
-    document = json.loads(out.read_text())
-    assert f"{document['reproduced']} of {document['sent']} messages reproduced" in text
-    first = document["first_difference"]
-    assert (first["step"], first["round"], first["type"]) == ("round", 1, "FirstResiduals")
-    assert f"the first that differs: bank entry {first['seq']}, round 1" in text
-    assert "the residuals at the start" in text
-    assert "something differs" in text
-    left_out = [attempt for attempt in document["jobs"][0]["attempts"] if attempt["code"] == "replay.builds_on_lost"]
-    assert {attempt["step"] for attempt in left_out} == {"round", "finish", "evaluate"}
-
-
-# ---- what was kept is not what it was
-
-
-def test_an_altered_data_set_is_not_the_one_committed_to(copied: Path) -> None:
-    files = JobFiles(kept(copied / "bank"))
-    table, declared = read_table(files, 0, ("a", "b", "g"), "casefold")
-    table.columns["a"][7] = np.nextafter(table.columns["a"][7], 99)
-    (files.folder / "table-0.npz").unlink()
-    write_table(files, 0, table, ("a", "b", "g"), declared)
-    found = replay(copied / "bank")
-    (result,) = differing(found)
-    assert (found.exit_status, result.name.step, result.type) == (1, "align", "dataset")
-    assert found.reproduced == 0
-
-
-def test_another_declaration_is_not_the_one_committed_to(copied: Path) -> None:
-    files = JobFiles(kept(copied / "platform"))
-    table, declared = read_table(files, 0, ("c", "d", "h"), "casefold")
-    (files.folder / "table-0.npz").unlink()
-    write_table(files, 0, table, ("c", "d", "h"), declared | {"c": declared["c"].model_copy(update={"missing": "mean"})})
-    found = replay(copied / "platform")
-    assert (found.exit_status, differing(found)[0].type) == (1, "dataset")
-
-
-def test_a_source_that_changed_or_went_does_not_matter(copied: Path) -> None:
-    (copied / "bank" / "cards.csv").write_text("id,a\n1,2\n")
-    (copied / "platform" / "shop.csv").unlink()
-    for name in PARTIES:
-        assert replay(copied / name).exit_status == 0
-
-
-def test_another_seed_is_not_the_one_committed_to(copied: Path, finished: World) -> None:
-    files = JobFiles(kept(copied / "bank").parent)
-    (files.folder / SEED_FILE).unlink()
-    draw_seed(files, job=files.folder.name, identity=finished.known["bank"])
-    found = replay(copied / "bank")
-    (result,) = differing(found)
-    assert (found.exit_status, result.type, found.reproduced) == (1, "seed", 0)
-
-
-def test_a_wrong_kept_message_is_named(copied: Path) -> None:
-    path = kept(copied / "bank") / "prepare-0-0.inbound"
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(bytes(data))
-    found = replay(copied / "bank")
-    (result,) = differing(found)
-    assert (found.exit_status, result.name.step, result.code) == (1, "prepare", "replay.kept_differs")
-    assert result.type in {"BaseOtReplies", "BaseOtChoices"}
-
-
-@pytest.mark.parametrize(
-    "kind", ["no message of an attempt", "the last message", "the data set", "the seed", "a damaged data set", "a damaged seed"]
-)
-def test_missing_material_is_said_to_be_missing(copied: Path, kind: str) -> None:
-    folder = kept(copied / "bank")
-    sealed = folder.parent / SEED_FILE
-    rounds = folder / "round-2-0.inbound"
-    if kind == "no message of an attempt":
-        rounds.unlink()
-    elif kind == "the last message":
-        rounds.write_bytes(rounds.read_bytes()[:-3])
-    elif kind == "the data set":
-        (folder / "table-0.npz").unlink()
-    elif kind == "the seed":
-        sealed.unlink()
-    elif kind == "a damaged data set":
-        (folder / "table-0.npz").write_bytes((folder / "table-0.npz").read_bytes()[:-40])
-    else:
-        sealed.write_bytes(sealed.read_bytes()[:-1] + b"\x00")
-    found = replay(copied / "bank")
-    missing = [result for job in found.jobs for result in job.results if result.verdict == "missing"]
-    assert found.exit_status == 2
-    assert not differing(found)
-    assert found.sent > 0
-    assert found.reproduced < found.sent
-    assert missing[0].detail
-    if kind.endswith("message") or kind.startswith("no message"):
-        assert (missing[0].name.step, missing[0].name.round) == ("round", 2)
-        assert [result.name.step for result in missing[1:]] == ["finish", "evaluate"]
-        assert found.reproduced > 20
-    else:
-        assert found.reproduced == 0
-
-
-def test_a_log_that_was_altered_is_no_input(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = copied / "bank" / "state" / "log" / "log.jsonl"
-    path.write_bytes(path.read_bytes().replace(b'"type":"PsiStart"', b'"type":"PsiStars"', 1))
-    assert run(cli, ["replay", str(copied / "bank")], usage_status=3) == 3
-    assert "replay.log_unusable" in capsys.readouterr().err
-
-
-def test_a_log_whose_own_word_is_another_is_caught(copied: Path) -> None:
-    """A disclosure of another value than computed, in a log that is chained anew."""
-
-    def change(entry: dict[str, Any]) -> dict[str, Any]:
-        if entry["kind"] == "disclosure" and entry["step"] == "prepare" and entry["what"] == "columns":
-            return entry | {"value": str(int(entry["value"]) + 1)}
-        return entry
-
-    rechain(copied / "bank" / "state" / "log" / "log.jsonl", change)
-    found = replay(copied / "bank")
-    (result,) = differing(found)
-    assert (result.name.step, result.type) == ("prepare", "disclosure")
-
-
-# ---- the policy
-
-
-def test_under_none_nothing_is_kept_and_the_secrets_go_at_the_end(tmp_path: Path) -> None:
-    world = make_world(tmp_path, retention="")
-    names: dict[str, set[str]] = {}
-
-    def before(start: dict[str, Any]) -> int:
-        for name in PARTIES:
-            (folder,) = (world.home(name) / "state" / "jobs").iterdir()
-            names.setdefault(name, set()).update(path.name for path in folder.rglob("*"))
-        return 0
-
-    with world.nodes():
-        world.run_job(world.spec(), before=before)
-    for name in PARTIES:
-        assert {"prepared.npz", "seed.sealed"} <= names[name], "they were there while the job ran"
-        assert not any(part.endswith(".inbound") or part.startswith(("table-", FOLDER)) for part in names[name])
-        (folder,) = (world.home(name) / "state" / "jobs").iterdir()
-        assert {path.name for path in folder.iterdir()} <= {"align.npz", "model.json", "metrics.json", "disclosures.json"}
-        found = world.replay(name)
-        assert (found.exit_status, found.reproduced) == (2, 0)
-        assert "seed was not kept" in found.jobs[0].results[0].detail
-
-
-def test_what_is_kept_is_no_larger_than_it_must_be(finished: World) -> None:
-    for name in PARTIES:
-        folder = kept(finished.home(name))
-        assert folder.stat().st_mode & 0o077 == 0
-        log = [json.loads(line) for line in (finished.home(name) / "state" / "log" / "log.jsonl").read_bytes().splitlines()]
-        received = [entry for entry in log if entry["kind"] == "message" and entry["direction"] == "received"]
-        files = sorted(folder.glob("*.inbound"))
-        assert sum(path.stat().st_size for path in files) == sum(e["length"] + 4 for e in received) + 8 * len(files)
-        assert sum(len(list(read_inbound(path))) for path in files) == len(received)
-        assert all(path.stat().st_mode & 0o077 == 0 for path in folder.iterdir())
-        assert {path.name for path in folder.parent.iterdir()} == {
-            "seed.sealed",
-            FOLDER,
-            "align.npz",
-            "model.json",
-            "metrics.json",
-            "disclosures.json",
-        }

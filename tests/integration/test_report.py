@@ -14,7 +14,7 @@ from audit.report_jobs import JobPage
 from audit.verify import VerifiedLogs, verify_logs
 from tests.asks import CANCELLED, PLAIN, RESTARTED, TOO_FEW
 from tests.joint import PARTIES, Joint, joint
-from tests.unit.test_audit_report import Parsed
+from tests.unit.report_world import Parsed
 
 ASKS = (PLAIN, CANCELLED, TOO_FEW, RESTARTED)
 

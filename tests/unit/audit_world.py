@@ -20,17 +20,21 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
+
 from audit.aligning import chosen_method, reason
 from audit.checkpoint import parse_note
 from audit.cosignature import cosign
-from audit.disclosing import RULES
+from audit.disclosure_rules import RULES
 from audit.history import Directive
+from audit.ledger import LogRejected
 from audit.plain import plain_message
 from audit.protocol import Figures, Phase, Single, Turns, legal_messages
 from audit.receipts import Transcript, approval_statement, receipt_statement
 from audit.record import LogWriter
 from audit.signing import SigningKey
 from audit.spec import JobSpec
+from audit.verify import verify_logs
 
 BANK, PLATFORM, COORDINATOR = "bank", "platform", "coordinator"
 KEYS = {name: SigningKey(f"isthmus.log/{name}", hashlib.sha256(name.encode()).digest()) for name in (BANK, PLATFORM, COORDINATOR)}
@@ -332,3 +336,22 @@ def policy(folder: Path, names: tuple[str, ...] = (BANK, PLATFORM, COORDINATOR))
     roles = {BANK: "bank", PLATFORM: "platform", COORDINATOR: "coordinator"}
     path.write_text("".join(f'[[log]]\nname = "{name}"\nrole = "{roles[name]}"\nkey = "{KEYS[name].verifier}"\n' for name in names))
     return path
+
+
+def of(told: list[Event], log: str, kind: str, **fields: object) -> Event:
+    """The first entry of a log that says this."""
+    return next(e for e in told if e.log == log and e.kind == kind and all(e.fields.get(k) == v for k, v in fields.items()))
+
+
+def index(told: list[Event], log: str, kind: str, **fields: object) -> int:
+    """Where in what is told it stands."""
+    return told.index(of(told, log, kind, **fields))
+
+
+def refused(folder: Path, told: list[Event], **arguments: object) -> LogRejected:
+    """What the verification of all that is told ends with."""
+    with pytest.raises(LogRejected) as caught:
+        verify_logs(list(write(folder, told).values()), policy=policy(folder), **arguments)  # type: ignore[arg-type]
+    assert caught.value.exit_status == 1
+    assert caught.value.remedy
+    return caught.value

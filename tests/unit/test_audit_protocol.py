@@ -12,27 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit import history, lawful
+from audit.entries import parse_entry
 from audit.errors import DataError
 from audit.history import AttemptKey, Directive, Runs, Shape
 from audit.ledger import LogRejected
-from audit.protocol import (
-    COORDINATOR_ORDER,
-    LEGAL_MESSAGES,
-    NEXT_STEPS,
-    NODE_ORDER,
-    ORDER,
-    ORDERS,
-    Figures,
-    FilterFigures,
-    Part,
-    Phase,
-    Single,
-    Turns,
-    follows,
-    legal_messages,
-    masks_left,
-)
-from audit.record import parse_entry
+from audit.orders import COORDINATOR_ORDER, NEXT_STEPS, NODE_ORDER, ORDER, ORDERS, follows, masks_left
+from audit.protocol import LEGAL_MESSAGES, Figures, FilterFigures, Part, Phase, Single, Turns, legal_messages
 from audit.sequence import Unlawful, check_sequence
 from node.crypto.ot import TableShape
 from node.runtime import steps

@@ -12,9 +12,10 @@ import pytest
 import rfc8785
 
 from audit.checkpoint import verify_checkpoint
+from audit.entries import LINE_BYTES_MAX
 from audit.errors import DataError, IsthmusError, UsageError, VerificationError
 from audit.merkle import leaf_hash, root_of
-from audit.record import LINE_BYTES_MAX, LogWriter
+from audit.record import LogWriter
 from audit.signing import SigningKey
 
 KEY = SigningKey("isthmus.log/bank", bytes(range(32)))

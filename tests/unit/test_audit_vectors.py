@@ -12,6 +12,7 @@ import pytest
 import rfc8785
 
 from audit.checkpoint import Checkpoint, parse_checkpoint, parse_note, sign_note, verify_checkpoint
+from audit.entries import parse_entry
 from audit.errors import DataError, VerificationError
 from audit.ledger import LogRejected
 from audit.merkle import (
@@ -24,7 +25,7 @@ from audit.merkle import (
     verify_consistency,
     verify_inclusion,
 )
-from audit.record import LogWriter, parse_entry
+from audit.record import LogWriter
 from audit.signing import SigningKey, VerifierKey
 from audit.verify import verify_logs
 

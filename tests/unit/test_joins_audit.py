@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from audit.figures import JobView, NodeView, shapes_of, told_size, told_text
+from audit.disclosed_values import told_size, told_text
+from audit.figures import JobView, NodeView, shapes_of
 from audit.history import Attempt, AttemptKey, Directive, JobRecord, MessageRecord
 from audit.plain import plain_message
 from audit.protocol import Figures, Phase, Single, legal_messages

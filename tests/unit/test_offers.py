@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from audit.identity import Identity
-from audit.protocol import NODE_ORDER
+from audit.orders import NODE_ORDER
 from node.errors import IsthmusError, PolicyError, UsageError
 from node.policy import AutoApprove
 from node.runtime.jobs import Jobs

@@ -154,7 +154,7 @@ def test_the_level_asked_for_and_everything_as_before() -> None:
 
 CODE = re.compile(r"[a-z0-9_]{1,40}(\.[a-z0-9_]{1,60}){1,2}")
 SHARED = (
-    *("checkpoint", "cosignature", "home", "identity", "merkle", "opening", "partner", "receipts", "record"),
+    *("checkpoint", "cosignature", "entries", "home", "identity", "merkle", "opening", "partner", "receipts", "record"),
     *("sealed", "signing", "spec", "strict_toml", "unlocking", "witness"),
 )
 """Modules of the audit wing that serving processes run on."""

@@ -27,9 +27,8 @@ from node.doctor_certificates import own_certificate, partner_validity
 from node.runtime.files import JobFiles
 from node.runtime.seeds import draw_seed, open_seed
 from tests.renewals import SECRET, keys, renewed_files
-from tests.unit.audit_world import BANK, COORDINATOR, PLATFORM, Event, events, policy, write
+from tests.unit.audit_world import BANK, COORDINATOR, PLATFORM, Event, events, index, policy, write
 from tests.unit.audit_world import JOB as WORLD_JOB
-from tests.unit.test_audit_lawful import index
 
 JOB = "ab" * 32
 

@@ -18,8 +18,10 @@ from audit.console import run
 from audit.errors import IsthmusError, UsageError
 from audit.opening import software_fields
 from audit.record import LogWriter
-from audit.replay import MESSAGES, STEPS, EndOfRecord, ReplayDiffers, ReplayMissing, ReplayWire, open_premises
+from audit.replay import open_premises
 from audit.replay_record import AttemptName, RecordedAttempt, read_record
+from audit.replay_results import MESSAGES, STEPS
+from audit.replay_wire import EndOfRecord, ReplayDiffers, ReplayMissing, ReplayWire
 from audit.signing import SigningKey
 from node.runtime.steps import ORDERS
 from node.transport.channel import MESSAGE_TYPES
