@@ -174,7 +174,7 @@ def _asymmetric(document: Any, machines: Machines) -> str:
                 [
                     number(size.get("large"), 0),
                     number(size.get("small"), 0),
-                    name.replace("_", " "),
+                    name.replace("_", " ") + ", busy" * bool(size.get("busy")),
                     seconds(job.get("seconds")),
                     both(_numbers(job.get("cpu_seconds")), 1),
                     both(_numbers(job.get("bytes_sent")), 1e6),
@@ -195,6 +195,8 @@ def _asymmetric(document: Any, machines: Machines) -> str:
         f" memory is each party's own process. A filter of {elements} elements has {number(coded.get('bytes_an_element'), 2)}"
         f" bytes for each; of {asked} strangers asked about it held {found}, of {members} members {members_found}."
     )
+    if any(size.get("busy") for size in _listed(document, "results")):
+        words += " Lines marked busy were measured beside other work: their seconds on the clock are upper bounds."
     return f"{section}\n{fill(words, 132)}\n"
 
 
