@@ -7,14 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from audit.clauses import BASE_RATE, COUNT_TO_COORDINATOR, INNER_PRODUCTS, SIZES, TO_COORDINATOR
 from coordinator.jobs import Job
 from coordinator.reports import Metrics, StepReport
-
-SIZES = "protocols.md: sizes"
-BASE_RATE = "protocols.md: base rate"
-COUNT = "spec: count.tell_coordinator"
-INNER_PRODUCTS = "protocols.md: inner products"
-AGGREGATES = "spec: disclose.aggregates_to_coordinator"
 
 
 @dataclass(frozen=True)
@@ -40,7 +35,7 @@ def of_report(job: Job, party: str, report: StepReport) -> list[Disclosure]:
         found = [Disclosure(party, "set_size", 1, SIZES, str(report.set_size))]
         if party == job.spec.learner and job.spec.count.tell_coordinator:
             told = str(report.intersection) if report.intersection else f"below {job.spec.align.minimum}"
-            found.append(Disclosure(party, "rounded_size", 1, COUNT, told))
+            found.append(Disclosure(party, "rounded_size", 1, COUNT_TO_COORDINATOR, told))
         return found
     if report.step == "prepare":
         found = [Disclosure(party, "columns", 1, SIZES, str(report.columns))]
@@ -51,7 +46,7 @@ def of_report(job: Job, party: str, report: StepReport) -> list[Disclosure]:
         values = json.dumps([repr(value) for value in report.inner_products])
         return [Disclosure(party, "inner_products", len(report.inner_products), INNER_PRODUCTS, values)]
     if report.metrics is not None:
-        return [Disclosure(party, "aggregates", 5 + 3 * len(report.metrics.gains), AGGREGATES, _describe(report.metrics))]
+        return [Disclosure(party, "aggregates", 5 + 3 * len(report.metrics.gains), TO_COORDINATOR, _describe(report.metrics))]
     return []
 
 

@@ -13,24 +13,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from audit.clauses import (
+    BANDS,
+    BASE_RATE,
+    BY_KEY,
+    COUNT_TO_COORDINATOR,
+    FILTER,
+    INNER_PRODUCTS,
+    SHARED,
+    SIZE,
+    SIZES,
+    TO_COORDINATOR,
+    TO_FEATURE_HOLDER,
+    TO_PARTNER,
+    WEIGHTS,
+)
 from audit.spec import JobSpec
 from node.crypto.drbg import Stream
 from node.errors import UsageError
 from node.protocols.metrics import Metrics
-
-SIZES = "protocols.md: sizes"
-FILTER = "protocols.md: the published filter"
-SHARED = "protocols.md: which of its own customers are shared"
-BASE_RATE = "protocols.md: base rate"
-INNER_PRODUCTS = "protocols.md: inner products"
-WEIGHTS = "protocols.md: weights"
-BANDS = "protocols.md: score bands"
-BY_KEY = "protocols.md: by which key each was found"
-SIZE = "protocols.md: size of the intersection"
-TO_PARTNER = "spec: count.tell_partner"
-COUNT_TO_COORDINATOR = "spec: count.tell_coordinator"
-TO_FEATURE_HOLDER = "spec: disclose.aggregates_to_feature_holder"
-TO_COORDINATOR = "spec: disclose.aggregates_to_coordinator"
 
 DISCLOSURE_SALTS = "disclosure salts"
 """The random stream of an attempt that salts its disclosure entries."""
