@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from functools import cache
 from importlib import metadata
 from typing import Any, Protocol
 
@@ -26,9 +27,15 @@ class Appends(Protocol):
 
 def software_fields() -> dict[str, str]:
     """What runs: the versions of this package and of Python, and SHA-256 over the names and versions of all installed packages."""
+    version, lock = _installed()
+    return {"version": version, "python": platform.python_version(), "lock_sha256": lock}
+
+
+@cache
+def _installed() -> tuple[str, str]:
+    """Looked up once, a tenth of a second: a process runs what it loaded, whatever is installed while it does."""
     installed = sorted({f"{(d.metadata['Name'] or '').lower()}=={d.version}" for d in metadata.distributions()})
-    lock = hashlib.sha256("\n".join(installed).encode()).hexdigest()
-    return {"version": metadata.version(PACKAGE), "python": platform.python_version(), "lock_sha256": lock}
+    return metadata.version(PACKAGE), hashlib.sha256("\n".join(installed).encode()).hexdigest()
 
 
 def key_commitments(identity: Identity) -> dict[str, str]:

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,12 @@ from node.errors import DataError, UsageError
 from node.runtime.journal import JournalChannel
 from node.runtime.kept import FOLDER, read_inbound
 from protos.peer_pb2 import PaillierKey
-from tests.replay_world import BY_OT, PARTIES, SHARED, World, copy_of, finished_world, kept, make_world, replay
+from tests.replay_world import BY_OT, PARTIES, SHARED, World, copy_of, kept, make_world, replay
 
 
 @pytest.fixture(scope="module", params=PARTIES)
-def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
-    return finished_world(tmp_path_factory.mktemp("finished"), label_holder=request.param)
+def finished(request: pytest.FixtureRequest, finished_of: Callable[[str], World]) -> World:
+    return finished_of(request.param)
 
 
 @pytest.fixture

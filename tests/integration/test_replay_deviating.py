@@ -14,12 +14,12 @@ import pytest
 from audit.cli import cli
 from audit.console import run
 from node.runtime.journal import JournalChannel
-from tests.replay_world import BY_OT, PARTIES, World, differing, finished_world, make_world
+from tests.replay_world import BY_OT, PARTIES, World, differing, make_world
 
 
 @pytest.fixture(scope="module", params=PARTIES)
-def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
-    return finished_world(tmp_path_factory.mktemp("finished"), label_holder=request.param)
+def finished(request: pytest.FixtureRequest, finished_of: Callable[[str], World]) -> World:
+    return finished_of(request.param)
 
 
 def flipped(message: Any) -> Any:

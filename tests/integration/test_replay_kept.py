@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from node.runtime.files import JobFiles
 from node.runtime.kept import FOLDER, read_inbound, read_table, write_table
 from node.runtime.seeds import SEED_FILE, draw_seed
 from tests.rechain import rechain
-from tests.replay_world import PARTIES, World, copy_of, differing, finished_world, kept, make_world, replay
+from tests.replay_world import PARTIES, World, copy_of, differing, kept, make_world, replay
 
 
 @pytest.fixture(scope="module", params=PARTIES)
-def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
-    return finished_world(tmp_path_factory.mktemp("finished"), label_holder=request.param)
+def finished(request: pytest.FixtureRequest, finished_of: Callable[[str], World]) -> World:
+    return finished_of(request.param)
 
 
 @pytest.fixture
