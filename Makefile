@@ -67,8 +67,7 @@ $(STAMP): pyproject.toml
 	  rm -f $(VENV).log; \
 	fi
 	@echo "installing isthmus and what it needs into $(VENV) (once) ..."
-	@# Compiled when first used: pip would compile every module of every package, which is half of the time.
-	@$(RUN)/python -m pip install -qq --no-compile --editable ".[demo,dev]" || { \
+	@$(RUN)/python -m pip install -qq --editable ".[demo,dev]" || { \
 	  echo "error: the installation into $(VENV) failed; pip's own words stand above." >&2; \
 	  echo "  remedy: it needs a package index (or a mirror set in pip's configuration); then run make again." >&2; \
 	  exit 2; }
